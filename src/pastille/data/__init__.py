@@ -1,0 +1,1 @@
+"""The user's data: readers, splits, leakage, calibration samples."""

@@ -1,0 +1,266 @@
+"""What happened: the append-only account of one run, and the only thing a report may read.
+
+A `Record` is a tuple of events, each frozen and dated. `run.json` is rewritten whole and atomically
+after each event, so a killed run leaves the account of everything that was finished.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
+
+from pastille.errors import IntegrityError
+from pastille.files import read_bounded, write_atomic
+from pastille.values import (
+    Conditions,
+    Metrics,
+    Preprocessing,
+    Profile,
+    Speedup,
+    TensorSpec,
+    Verdict,
+    from_json,
+    to_json,
+)
+
+SCHEMA = 1
+MAX_RECORD_BYTES = 64 << 20
+
+E = TypeVar("E")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The software and the machine that a run was carried out with."""
+
+    pastille: str
+    python: str
+    platform: str
+    packages: Mapping[str, str]  # those that can change a result
+    machine: Conditions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One training, epoch by epoch."""
+
+    stage: str
+    metric: str  # validation metric, e.g. "accuracy"
+    loss: tuple[float, ...]  # mean training loss per epoch
+    validation: tuple[float, ...]  # metric per epoch
+    best_epoch: int  # counted from 1: the one that was kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthChange:
+    """One layer whose channels were removed."""
+
+    module: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageDetails:
+    """What a stage did, beside what was measured of its result."""
+
+    curves: tuple[Curve, ...] = ()
+    widths: tuple[WidthChange, ...] = ()
+    left_whole: Mapping[str, str] = field(default_factory=dict)  # module -> why it was not pruned
+    calibration_samples: int | None = None
+    int8_operators: Mapping[str, int] = field(default_factory=dict)  # operator -> how many run in int8
+    float_operators: Mapping[str, int] = field(default_factory=dict)  # operator -> how many stayed float
+    parity_max_abs_error: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSummary:
+    """One split, described without its rows."""
+
+    n: int
+    subjects: int | None
+    classes: Mapping[str, int]  # label -> cases; empty for regression
+    groups: Mapping[str, Mapping[str, int]]  # attribute -> group -> cases
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A run was begun."""
+
+    event: Literal["started"] = "started"
+    at: str = field(default_factory=now)
+    recipe: Mapping[str, Any]
+    recipe_hash: str
+    environment: Environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """A run that had been interrupted was taken up again."""
+
+    event: Literal["resumed"] = "resumed"
+    at: str = field(default_factory=now)
+    environment: Environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskLoaded:
+    """The model and the data were loaded and checked."""
+
+    event: Literal["task_loaded"] = "task_loaded"
+    at: str = field(default_factory=now)
+    splits: Mapping[str, SplitSummary]
+    inputs: tuple[TensorSpec, ...]
+    preprocessing: Preprocessing | None
+    data_digest: str  # SHA-256 over every input and target, in order
+    leakage: tuple[str, ...] = ()  # what --allow-leakage let pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineProfiled:
+    """The model as it was brought was exported and measured."""
+
+    event: Literal["baseline_profiled"] = "baseline_profiled"
+    at: str = field(default_factory=now)
+    profile: Profile
+    details: StageDetails
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFinished:
+    """A stage of the plan was carried out, measured and judged on validation."""
+
+    event: Literal["stage_finished"] = "stage_finished"
+    at: str = field(default_factory=now)
+    index: int  # from 1, the plan's order
+    name: str  # "prune"
+    options: Mapping[str, Any]
+    profile: Profile
+    verdict: Verdict
+    kept: bool  # False: the run went on from the model before this stage
+    consequence: str  # why it was kept or dropped, one sentence
+    details: StageDetails
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestOpened:
+    """The test split was read; a run does this once."""
+
+    event: Literal["test_opened"] = "test_opened"
+    at: str = field(default_factory=now)
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalJudged:
+    """The candidate was judged against the baseline on the test split."""
+
+    event: Literal["final_judged"] = "final_judged"
+    at: str = field(default_factory=now)
+    candidate: str  # name of the stage whose file was judged
+    baseline_metrics: Metrics
+    candidate_metrics: Metrics
+    verdict: Verdict
+    speedups: tuple[Speedup, ...]  # one per batch size
+    selected: str  # variant that the bundle will serve: "int8", "compressed" or "fp32"
+    selection_reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleWritten:
+    """The sealed product was written; the run is complete."""
+
+    event: Literal["bundle_written"] = "bundle_written"
+    at: str = field(default_factory=now)
+    path: str  # relative to the run directory
+    content: str  # SHA-256 of what the bundle answers with: models, golden cases, preprocessing
+
+
+Event = Annotated[
+    Started
+    | Resumed
+    | TaskLoaded
+    | BaselineProfiled
+    | StageFinished
+    | TestOpened
+    | FinalJudged
+    | BundleWritten,
+    Field(discriminator="event"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The account of one run, oldest event first."""
+
+    schema: int = SCHEMA
+    name: str
+    events: tuple[Event, ...] = ()
+
+    def all(self, kind: type[E]) -> tuple[E, ...]:
+        """Every event of one kind, oldest first."""
+        return tuple(e for e in self.events if isinstance(e, kind))
+
+    def last(self, kind: type[E]) -> E | None:
+        """The newest event of one kind, or None."""
+        return next((e for e in reversed(self.events) if isinstance(e, kind)), None)
+
+
+def appended(record: Record, event: Event) -> Record:
+    """A record with one more event."""
+    return Record(schema=record.schema, name=record.name, events=(*record.events, event))
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write ``run.json`` atomically.
+
+    Raises:
+        OutputError: It cannot be written; the account on disk is as it was.
+    """
+    write_atomic(path, to_json(record))
+
+
+def read_record(path: Path) -> Record:
+    """Read ``run.json``.
+
+    Raises:
+        IntegrityError: It is missing, too large, not a record, or of a newer schema.
+    """
+    data = read_bounded(path, MAX_RECORD_BYTES, what="record")
+    try:
+        record = from_json(Record, data)
+    except ValueError as error:
+        problem = " ".join(str(error).split())[:200]
+        raise IntegrityError(f"{path} is not a record of a Pastille run: {problem}") from None
+    if record.schema != SCHEMA:
+        raise IntegrityError(f"{path} has record schema {record.schema}; this Pastille reads {SCHEMA}")
+    return record
+
+
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch", "torch-pruning", "torchvision", "timm")
+
+
+def environment(machine: Conditions) -> Environment:
+    """Describe the software that this process runs with."""
+    installed = {d.metadata["Name"].lower() for d in metadata.distributions() if d.metadata["Name"]}
+    return Environment(
+        pastille=metadata.version("pastille"),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages={name: metadata.version(name) for name in _PACKAGES if name in installed},
+        machine=machine,
+    )
