@@ -1,1 +1,68 @@
-"""Makes a trained model as small and fast as it can be while it still passes the bar its user set."""
+"""Makes a trained model as small and fast as it can be while it still passes the bar its user set.
+
+Every name below is imported when it is first used, so that ``import pastille`` is quick and needs
+no torch; what compresses needs ``pip install 'pastille[compress]'``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pastille.bundle import Bundle as Bundle
+    from pastille.bundle import load_bundle as load_bundle
+    from pastille.bundle import verify as verify
+    from pastille.data.split import Split as Split
+    from pastille.data.split import Splits as Splits
+    from pastille.gates import judge_metrics as judge
+    from pastille.pruning import prune as prune
+    from pastille.quantization import quantize_static as quantize
+    from pastille.recipe import Recipe as Recipe
+    from pastille.recipe import read_recipe as read_recipe
+    from pastille.runner import run as run
+    from pastille.values import Preprocessing as Preprocessing
+    from pastille.values import Verdict as Verdict
+
+_PLACES = {
+    "Bundle": ("pastille.bundle", "Bundle"),
+    "Preprocessing": ("pastille.values", "Preprocessing"),
+    "Recipe": ("pastille.recipe", "Recipe"),
+    "Split": ("pastille.data.split", "Split"),
+    "Splits": ("pastille.data.split", "Splits"),
+    "Verdict": ("pastille.values", "Verdict"),
+    "judge": ("pastille.gates", "judge_metrics"),
+    "load_bundle": ("pastille.bundle", "load_bundle"),
+    "prune": ("pastille.pruning", "prune"),
+    "quantize": ("pastille.quantization", "quantize_static"),
+    "read_recipe": ("pastille.recipe", "read_recipe"),
+    "run": ("pastille.runner", "run"),
+    "verify": ("pastille.bundle", "verify"),
+}
+
+__all__ = [
+    "Bundle",
+    "Preprocessing",
+    "Recipe",
+    "Split",
+    "Splits",
+    "Verdict",
+    "judge",
+    "load_bundle",
+    "prune",
+    "quantize",
+    "read_recipe",
+    "run",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'pastille' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -34,7 +34,7 @@ class Silent:
         ['a', 'b']
     """
 
-    def track(self, items: Iterable[T], *, what: str, total: int | None = None) -> Iterator[T]:  # noqa: ARG002
+    def track(self, items: Iterable[T], *, what: str, total: int | None = None) -> Iterator[T]:
         """Pass ``items`` on."""
         yield from items
 

@@ -155,6 +155,13 @@ Normalize = Literal["auto", "none", "imagenet"] | Norm
 Groups = dict[str, str | Banded]
 
 
+def _require_one_subject(split: Fractions | str, subject: str | None) -> None:
+    if subject is not None and isinstance(split, Fractions):
+        raise ValueError(
+            "takes subject only where split names a column; with fractions, write the subject as split.by"
+        )
+
+
 class SourceData(Section):
     """A callable of the user's that returns `pastille.Splits`."""
 
@@ -175,7 +182,13 @@ class NpzData(Section):
         Fractions(),
         description="fractions, or the array that holds train/validation/test",
     )
+    subject: str | None = Field(None, description="array of the subject, where split names an array")
     normalize: Normalize = "none"
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> NpzData:
+        _require_one_subject(self.split, self.subject)
+        return self
 
 
 class ImageFolderData(Section):
@@ -208,7 +221,13 @@ class CsvImagesData(Section):
         Fractions(),
         description="fractions, or the column that holds train/validation/test",
     )
+    subject: str | None = Field(None, description="column of the subject, where split names a column")
     normalize: Normalize = "auto"
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> CsvImagesData:
+        _require_one_subject(self.split, self.subject)
+        return self
 
 
 def _data_tag(value: Any) -> str:

@@ -126,6 +126,7 @@ class TaskLoaded:
     inputs: tuple[TensorSpec, ...]
     preprocessing: Preprocessing | None
     data_digest: str  # SHA-256 over every input and target, in order
+    model_digest: str = ""  # SHA-256 over every tensor of the model as it was brought
     leakage: tuple[str, ...] = ()  # what --allow-leakage let pass
 
 

@@ -1,0 +1,5 @@
+"""``python -m pastille`` is ``pastille``."""
+
+from pastille.cli import main
+
+main()

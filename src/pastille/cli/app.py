@@ -1,0 +1,326 @@
+"""The commands. Each reads its arguments, calls one function, and shows what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pastille.cli.console import fail, out, progress, reports_errors, show_json
+from pastille.errors import ExitCode
+
+EXIT_CODES = (
+    "Exit codes: 0 done or approved, 1 failure, 2 usage, 3 rejected, 4 inconclusive, "
+    "5 integrity, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="pastille",
+    help=(
+        "Make a trained model as small and fast as it can be while it still passes the bar you set, "
+        "prove that it passes, and seal it in a bundle."
+    ),
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a key: --set requirements.risk=low"),
+]
+Leakage = Annotated[
+    bool, typer.Option("--allow-leakage", help="Record a case found in two splits instead of stopping.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads that the runtime may use.")]
+
+
+def _examples(*lines: str) -> str:
+    shown = "\n\n".join(f"  $ {line}" for line in lines)
+    return f"Examples:\n\n{shown}\n\n{EXIT_CODES}"
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Options of no command."""
+    if version:
+        from importlib import metadata
+
+        out.print(metadata.version("pastille"))
+        raise typer.Exit
+
+
+@app.command(
+    epilog=_examples(
+        "pastille run recipe.yaml",
+        "pastille run recipe.yaml --set requirements.risk=low --set plan.0.prune.sparsity=0.3",
+        "pastille run recipe.yaml --resume",
+    )
+)
+@reports_errors
+def run(
+    recipe: RecipePath,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take up the newest run of this recipe that was interrupted.")
+    ] = False,
+    allow_leakage: Leakage = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Carry out a recipe: baseline, plan, gates, bundle and report."""
+    from pastille.cli.shown import result_json, show_result
+    from pastille.recipe import read_recipe
+
+    asked = read_recipe(recipe, overrides or ())
+    from pastille.runner import run as carry_out
+
+    result = carry_out(
+        asked,
+        recipe.parent,
+        resume=resume,
+        allow_leakage=allow_leakage,
+        progress=progress(quiet=quiet),
+    )
+    if as_json:
+        show_json(result_json(result))
+    else:
+        show_result(result)
+    raise SystemExit(int(exit_code(result.verdict.status)))
+
+
+def exit_code(status: str) -> ExitCode:
+    """The exit code that a verdict ends a command with."""
+    codes = {"approved": ExitCode.DONE, "rejected": ExitCode.REJECTED, "inconclusive": ExitCode.INCONCLUSIVE}
+    return codes[str(status)]
+
+
+@app.command(
+    epilog=_examples("pastille profile recipe.yaml", "pastille profile recipe.yaml -o baseline.json")
+)
+@reports_errors
+def profile(
+    recipe: RecipePath,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the profile here, as JSON.")
+    ] = None,
+    allow_leakage: Leakage = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the recipe's model as it is: metrics, size, latency, memory."""
+    from pastille.cli.shown import as_data, show_profile
+    from pastille.files import write_atomic
+    from pastille.recipe import read_recipe
+    from pastille.values import to_json
+
+    asked = read_recipe(recipe, overrides or ())
+    from pastille.runner.standalone import profile_baseline
+
+    found = profile_baseline(
+        asked, recipe.parent, allow_leakage=allow_leakage, progress=progress(quiet=quiet)
+    )
+    if output is not None:
+        write_atomic(output, to_json(found) + b"\n")
+    if as_json:
+        show_json(as_data(found))
+    else:
+        show_profile(found)
+
+
+@app.command(
+    epilog=_examples(
+        "pastille bench model.onnx",
+        "pastille bench int8.onnx --against fp32.onnx --batch 1 --batch 16 --threads 2",
+        "pastille bench runs/digits/20261122-120000-1a2b3c4d/bundle",
+    )
+)
+@reports_errors
+def bench(
+    file: Annotated[Path, typer.Argument(help="An ONNX file, or a bundle.", show_default=False)],
+    against: Annotated[
+        Path | None, typer.Option(help="Another ONNX file: how many times faster is FILE?")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch sizes to time.")] = None,
+    threads: Threads = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=D1,D2", help="Shape of an input that the file leaves open."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time a file on this machine: latency, throughput, memory, and what runs in int8."""
+    from pastille.cli.benching import bench_files, show_bench
+    from pastille.cli.shown import as_data
+
+    results = bench_files(
+        file,
+        against=against,
+        batch_sizes=tuple(batch or (1, 8, 32)),
+        threads=threads or 1,
+        shapes=tuple(shape or ()),
+        progress=progress(quiet=quiet),
+    )
+    if as_json:
+        show_json({name: as_data(result) for name, result in results.items()})
+    else:
+        for name, result in results.items():
+            show_bench(name, result)
+
+
+@app.command(
+    epilog=_examples(
+        "pastille validate int8.onnx --recipe recipe.yaml",
+        "pastille validate int8.onnx --recipe recipe.yaml --baseline fp32.onnx --split test",
+    )
+)
+@reports_errors
+def validate(
+    candidate: Annotated[Path, typer.Argument(help="The ONNX file to judge.", show_default=False)],
+    recipe: Annotated[
+        Path, typer.Option("--recipe", "-r", help="Data, task and limits.", show_default=False)
+    ],
+    baseline: Annotated[
+        Path | None, typer.Option(help="An ONNX file; the recipe's own model if left out.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "validation",
+    allow_leakage: Leakage = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge any model file against a baseline, on a recipe's data and by its limits."""
+    from pastille.cli.shown import as_data, show_verdict
+    from pastille.recipe import read_recipe
+
+    if split not in ("validation", "test"):
+        fail(f"--split must be validation or test, got {split!r}", ExitCode.USAGE, as_json=as_json)
+    asked = read_recipe(recipe, overrides or ())
+    from pastille.runner.standalone import validate_file
+
+    said = validate_file(
+        candidate,
+        asked,
+        recipe.parent,
+        baseline=baseline,
+        split="test" if split == "test" else "validation",
+        allow_leakage=allow_leakage,
+        progress=progress(quiet=quiet),
+    )
+    if as_json:
+        show_json(as_data(said))
+    else:
+        show_verdict(said)
+    raise SystemExit(int(exit_code(said.status)))
+
+
+@app.command(epilog=_examples("pastille verify runs/digits/20261122-120000-1a2b3c4d/bundle"))
+@reports_errors
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's directory.", show_default=False)],
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a bundle: every hash, and the golden cases replayed on this machine."""
+    from pastille.bundle import verify as check
+    from pastille.cli.shown import as_data, show_verification
+
+    found = check(bundle, threads=threads or 1, progress=progress(quiet=quiet))
+    if as_json:
+        show_json(as_data(found))
+    else:
+        show_verification(found)
+
+
+@app.command(
+    epilog=_examples(
+        "pastille report runs/digits/20261122-120000-1a2b3c4d",
+        "pastille report runs/digits/20261122-120000-1a2b3c4d -o report.html",
+    )
+)
+@reports_errors
+def report(
+    run_directory: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run's directory, or its run.json.", show_default=False),
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's report again, from its record; finished or not."""
+    from pastille.cli.shown import as_data
+    from pastille.record import read_record
+    from pastille.report import write_report
+
+    source = run_directory / "run.json" if run_directory.is_dir() else run_directory
+    record = read_record(source)
+    target = output or source.with_name("report.html")
+    write_report(record, target)
+    if as_json:
+        show_json({"report": str(target), "record": as_data(record)})
+    else:
+        out.print(str(target), markup=False)
+
+
+@app.command(epilog=_examples("pastille doctor", "pastille doctor --json"))
+@reports_errors
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine and this installation can do."""
+    from pastille.cli.doctor import examine, show_examination
+
+    found = examine()
+    if as_json:
+        show_json(found)
+    else:
+        show_examination(found)
+
+
+@app.command(epilog=_examples("pastille demo", "pastille demo --list", "pastille demo breast-cancer"))
+@reports_errors
+def demo(
+    name: Annotated[str, typer.Argument(help="Which; see --list.")] = "digits",
+    listed: Annotated[bool, typer.Option("--list", help="List the demonstrations.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where it is laid out.")] = Path(
+        "pastille-demo"
+    ),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on real data, then compress, judge, bundle and report it."""
+    from pastille.demos import DEMOS
+
+    if listed:
+        _list_demos(as_json=as_json)
+        return
+    if name not in DEMOS:
+        fail(f"there is no demo {name!r}; choose one of: {', '.join(DEMOS)}", ExitCode.USAGE, as_json=as_json)
+    from pastille.cli.demo import carry_out_demo, show_demo
+    from pastille.cli.shown import result_json
+
+    result = carry_out_demo(DEMOS[name], output / name, progress=progress(quiet=quiet))
+    if as_json:
+        show_json(result_json(result))
+    else:
+        show_demo(result, output / name)
+    raise SystemExit(int(exit_code(result.verdict.status)))
+
+
+def _list_demos(*, as_json: bool) -> None:
+    from pastille.demos import DEMOS
+
+    if as_json:
+        show_json({name: demo.title for name, demo in DEMOS.items()})
+        return
+    rows: list[Any] = [f"{name:<14} {demo.title}" for name, demo in DEMOS.items()]
+    out.print("\n".join(rows), markup=False)

@@ -1,0 +1,128 @@
+"""What a person sees: progress on stderr, results on stdout, errors in one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from pastille.errors import ExitCode, PastilleError
+from pastille.progress import SILENT, Progress
+from pastille.references import one_line
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+# NO_COLOR and the absence of a terminal are respected by rich itself.
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Live:
+    """Progress as bars with the time left; without a terminal, a line per note."""
+
+    def __init__(self) -> None:
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
+        self._depth = 0
+
+    def track(self, items: Iterable[T], *, what: str, total: int | None = None) -> Iterator[T]:
+        """Show a bar while ``items`` are passed on."""
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        self._enter()
+        task = self._bars.add_task(what, total=total)
+        try:
+            for item in items:
+                yield item
+                self._bars.advance(task)
+        finally:
+            self._bars.remove_task(task)
+            self._leave()
+
+    def note(self, text: str) -> None:
+        """Print a line above the bars."""
+        err.print(text, markup=False)
+
+    def _enter(self) -> None:
+        if self._depth == 0 and err.is_terminal:
+            self._bars.start()
+        self._depth += 1
+
+    def _leave(self) -> None:
+        self._depth -= 1
+        if self._depth == 0 and err.is_terminal:
+            self._bars.stop()
+
+
+def progress(*, quiet: bool) -> Progress:
+    """What long work reports to."""
+    return SILENT if quiet else Live()
+
+
+def show_json(value: object) -> None:
+    """Print a result for a program: one JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def fail(message: str, code: ExitCode, *, as_json: bool = False) -> NoReturn:
+    """End the command with one line on stderr, and with ``--json`` an object on stdout too."""
+    err.print(f"[bold red]error:[/] {_escaped(message)}")
+    if as_json:
+        show_json({"error": message, "exit_code": int(code)})
+    raise SystemExit(int(code))
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(text.split()))
+
+
+def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
+    """Turn what a command raises into one line and the documented exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+        as_json = bool(kwargs.get("as_json", False))
+        try:
+            return command(*args, **kwargs)
+        except PastilleError as error:
+            _debug()
+            fail(str(error), error.exit_code, as_json=as_json)
+        except KeyboardInterrupt:
+            resume = "; take it up with --resume" if command.__name__ == "run" else ""
+            fail(f"interrupted: what was finished is kept{resume}", ExitCode.INTERRUPTED, as_json=as_json)
+        except OSError as error:
+            _debug()
+            fail(f"{one_line(error)}: what was finished is kept", ExitCode.FAILURE, as_json=as_json)
+        except Exception as error:  # the shell's edge: nothing above would turn it into one line
+            _debug()
+            fail(
+                f"unexpected: {one_line(error)}: this is a fault of Pastille; "
+                "PASTILLE_DEBUG=1 shows where, for a report",
+                ExitCode.FAILURE,
+                as_json=as_json,
+            )
+
+    return wrapped
+
+
+def _debug() -> None:
+    if os.environ.get("PASTILLE_DEBUG"):
+        err.print_exception()

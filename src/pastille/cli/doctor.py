@@ -1,0 +1,76 @@
+"""``pastille doctor``: what this machine and this installation can do, without importing torch."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib import metadata
+from typing import Any
+
+from pastille.cli.console import out
+from pastille.cli.shown import bytes_text, conditions_text
+from pastille.devices import memory_bytes, this_machine
+from pastille.runtime import ONNXRUNTIME
+
+_NEEDS = {
+    "core": ("numpy", "scipy", "onnxruntime", "pydantic", "pillow", "jinja2", "typer"),
+    "compress": ("torch", "onnx", "onnxscript", "torch-pruning", "safetensors", "scikit-learn"),
+    "vision": ("torchvision", "timm"),
+    "text": ("transformers",),
+}
+_VNNI = ("vnni", "amx", "dotprod", "i8mm")
+
+
+def examine() -> dict[str, Any]:
+    """Look at the machine and at what is installed."""
+    machine = this_machine(threads=1, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version)
+    return {
+        "pastille": metadata.version("pastille"),
+        "python": platform.python_version(),
+        "device": machine.device,
+        "isa": machine.isa,
+        "cores": machine.cores,
+        "memory_bytes": memory_bytes(),
+        "os": machine.os,
+        "disk_free_bytes": shutil.disk_usage(".").free,
+        "int8": int8_note(machine.isa),
+        "summary": conditions_text(machine),
+        "packages": {extra: {name: _version(name) for name in names} for extra, names in _NEEDS.items()},
+    }
+
+
+def int8_note(isa: str) -> str:
+    """What the CPU's widest int8 path means for quantized models.
+
+    Example:
+        >>> int8_note("avx2").startswith("no int8 dot product")
+        True
+    """
+    if any(mark in isa for mark in _VNNI):
+        return "int8 dot products run in one instruction; quantized models are fast and exact"
+    return (
+        "no int8 dot product instruction: quantized models gain less, and 8-bit weights may saturate; "
+        "Pastille's 7-bit weights do not"
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def show_examination(found: dict[str, Any]) -> None:
+    """The examination as text."""
+    out.print(f"Pastille {found['pastille']}, Python {found['python']}", markup=False)
+    out.print(f"{found['summary']}, {bytes_text(found['memory_bytes'])} of memory", markup=False)
+    out.print(found["int8"], markup=False)
+    for extra, packages in found["packages"].items():
+        missing = [name for name, version in packages.items() if version is None]
+        listed = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+        out.print(f"[{'yellow' if missing else 'green'}]{'–' if missing else '✓'}[/] {extra}: ", end="")
+        out.print(listed or "nothing installed", markup=False)
+        if missing:
+            hint = "pip install pastille" if extra == "core" else f"pip install 'pastille[{extra}]'"
+            out.print(f"  missing {', '.join(missing)}; run: {hint}", markup=False)

@@ -1,0 +1,228 @@
+"""Results as text for people and as plain data for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from pastille.cli.console import out
+from pastille.values import Check, Estimate, Interval, Latency, Profile, Status, Verdict, to_json
+
+if TYPE_CHECKING:
+    from pastille.bundle import Verification
+    from pastille.runner import RunResult
+
+COLOURS = {Status.APPROVED: "green", Status.REJECTED: "red", Status.INCONCLUSIVE: "yellow"}
+_SHARES = frozenset({"accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc"})
+
+
+def as_data(value: object) -> Any:
+    """A value of Pastille as dictionaries, lists, numbers and strings."""
+    return json.loads(to_json(value))
+
+
+def bytes_text(size: float) -> str:
+    """Bytes in SI units.
+
+    Example:
+        >>> bytes_text(123_456)
+        '123 kB'
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}" if size < 999.5 * factor else f"{size / factor:.0f} {unit}"
+    return f"{size:.0f} B"
+
+
+def milliseconds_text(ms: float) -> str:
+    """A time to three digits.
+
+    Example:
+        >>> milliseconds_text(0.04321)
+        '0.0432 ms'
+    """
+    return f"{ms:.3g} ms"
+
+
+def estimate_text(name: str, estimate: Estimate) -> str:
+    """A metric with its interval."""
+    return value_text(name, estimate.value) + _interval_text(name, estimate.interval)
+
+
+def value_text(name: str, value: float) -> str:
+    """A metric: shares in per cent, others as they are."""
+    return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.4g}"
+
+
+def _interval_text(name: str, interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    low, high = value_text(name, interval.low), value_text(name, interval.high)
+    return f" ({100 * interval.confidence:g} % CI {low.removesuffix(' %')} to {high})"
+
+
+def show_verdict(said: Verdict) -> None:
+    """The verdict, then each check with its reason."""
+    out.print(f"[bold {COLOURS[said.status]}]{said.status.upper()}[/] on {said.split}")
+    for check in said.checks:
+        out.print(f"  {_mark(check)} ", end="")
+        out.print(check.reason, markup=False)
+    if not said.checks:
+        out.print(f"  {said.reason}", markup=False)
+
+
+def _mark(check: Check) -> str:
+    sign = {Status.APPROVED: "✓", Status.REJECTED: "✗", Status.INCONCLUSIVE: "?"}[check.status]
+    return f"[{COLOURS[check.status]}]{sign}[/]"
+
+
+def show_profile(profile: Profile) -> None:
+    """What was measured of one file."""
+    out.print(
+        f"[bold]{profile.name}[/]: {bytes_text(profile.size_bytes)}, {profile.parameters:,} parameters, "
+        f"{profile.macs:,} MACs, {profile.precision}, {profile.metrics.n} {profile.metrics.split} cases"
+    )
+    for name, estimate in profile.metrics.overall.items():
+        out.print(f"  {name:<18} {estimate_text(name, estimate)}", markup=False)
+    out.print(latency_table(profile.latency))
+    conditions = profile.latency[0].conditions
+    if profile.footprint is not None:
+        foot = profile.footprint
+        out.print(
+            f"  peak memory {bytes_text(foot.peak_bytes)} "
+            f"(the runtime alone {bytes_text(foot.runtime_bytes)}), "
+            f"cold start {milliseconds_text(foot.cold_start_ms)}"
+        )
+    if profile.preprocessing is not None:
+        from pastille.measure.profile import bottleneck
+
+        out.print(f"  {bottleneck(profile)}", markup=False)
+    out.print(f"  {conditions_text(conditions)}", markup=False)
+
+
+def conditions_text(conditions: Any) -> str:
+    """What a figure depends on, in one line."""
+    return (
+        f"on {conditions.device} ({conditions.isa}, {conditions.cores} cores, "
+        f"{conditions.threads} used), "
+        f"{conditions.runtime} {conditions.runtime_version}, {conditions.os}"
+    )
+
+
+def latency_table(latencies: tuple[Latency, ...]) -> Table:
+    """Percentiles and throughput per batch size."""
+    table = Table(box=None, padding=(0, 2), show_edge=False)
+    for head in ("batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "per second", "samples"):
+        table.add_column(head, justify="right")
+    for latency in latencies:
+        cells = [latency.ms(q) for q in (0.5, 0.9, 0.95, 0.99)]
+        shown = ["–" if ms is None else f"{ms:.3g}" for ms in cells]
+        table.add_row(str(latency.batch), *shown, f"{latency.throughput_per_s:,.0f}", str(latency.samples))
+    return table
+
+
+def show_result(result: RunResult) -> None:
+    """What a run came to: the verdict, what was gained, and where everything lies."""
+    for line in gains(result):
+        out.print(line, markup=False)
+    show_verdict(result.verdict)
+    final = _final(result)
+    out.print(f"the bundle serves {final.selected}: {final.selection_reason}", markup=False)
+    out.print(f"bundle  {result.bundle}", markup=False)
+    out.print(f"report  {result.report}", markup=False)
+    out.print(f"record  {result.directory / 'run.json'}", markup=False)
+
+
+def gains(result: RunResult) -> list[str]:
+    """Before and after, one line each for size, speed and the headline metric."""
+    before, after = profiles(result)
+    if before is after:
+        return ["nothing was compressed"]
+    final = _final(result)
+    lines = [
+        f"size      {bytes_text(before.size_bytes)} → {bytes_text(after.size_bytes)} "
+        f"({before.size_bytes / after.size_bytes:.1f}× smaller)"
+    ]
+    lines += [
+        f"latency   {_p50(before, s.batch)} → {_p50(after, s.batch)} at batch {s.batch} "
+        f"({speed_text(s.ratio)}, {100 * s.interval.confidence:g} % CI "
+        f"{s.interval.low:.2f}–{s.interval.high:.2f}×)"
+        for s in final.speedups
+    ]
+    old, new = final.baseline_metrics.overall, final.candidate_metrics.overall
+    lines += [
+        f"{name:<9} {estimate_text(name, old[name])} → {estimate_text(name, new[name])}"
+        for name in ("accuracy", "sensitivity", "auroc", "r2")
+        if name in old
+    ]
+    return lines
+
+
+def _p50(profile: Profile, batch: int) -> str:
+    found = next((x.ms(0.5) for x in profile.latency if x.batch == batch), None)
+    return "–" if found is None else milliseconds_text(found)
+
+
+def speed_text(ratio: float) -> str:
+    """A slow-down is called one.
+
+    Example:
+        >>> speed_text(2.0), speed_text(0.5)
+        ('2.0× faster', '2.0× SLOWER')
+    """
+    return f"{ratio:.1f}× faster" if ratio >= 1 else f"{1 / ratio:.1f}× SLOWER"
+
+
+def profiles(result: RunResult) -> tuple[Profile, Profile]:
+    """The baseline's profile, and that of the candidate that was judged on test."""
+    from pastille.record import BaselineProfiled, StageFinished
+
+    baseline = result.record.last(BaselineProfiled)
+    assert baseline is not None
+    judged = _final(result).candidate
+    stages = [e.profile for e in result.record.all(StageFinished) if e.kept and e.name == judged]
+    return baseline.profile, stages[-1] if stages else baseline.profile
+
+
+def _final(result: RunResult) -> Any:
+    from pastille.record import FinalJudged
+
+    final = result.record.last(FinalJudged)
+    assert final is not None
+    return final
+
+
+def result_json(result: RunResult) -> dict[str, Any]:
+    """A run's result for a program."""
+    before, after = profiles(result)
+    final = _final(result)
+    return {
+        "status": str(result.verdict.status),
+        "verdict": as_data(result.verdict),
+        "selected": final.selected,
+        "selection_reason": final.selection_reason,
+        "baseline": as_data(before),
+        "candidate": as_data(after),
+        "speedups": [as_data(s) for s in final.speedups],
+        "test": {
+            "baseline": as_data(final.baseline_metrics),
+            "candidate": as_data(final.candidate_metrics),
+        },
+        "directory": str(result.directory),
+        "bundle": str(result.bundle),
+        "report": str(result.report),
+    }
+
+
+def show_verification(found: Verification) -> None:
+    """What was checked of a bundle."""
+    for passed in found.passed:
+        out.print(f"[green]✓[/] {passed.what}: ", end="")
+        out.print(passed.detail, markup=False)
+    manifest = found.manifest
+    out.print(
+        f"{manifest.name}: {manifest.verdict.status}, serves {manifest.selected}, content {manifest.content}",
+        markup=False,
+    )

@@ -1,0 +1,161 @@
+"""Cutting one table into train, validation and test: by subject, and alike in labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+
+from pastille.data.split import SPLIT_NAMES
+from pastille.errors import DataError
+from pastille.recipe import Fractions
+from pastille.values import Kind, SplitName
+
+QUANTILE_BINS = 10
+_LEAST_PER_BIN = 10
+
+
+def stratification(targets: np.ndarray, kind: Kind) -> np.ndarray:
+    """What splits are made alike in: the class, or the quantile of a number.
+
+    Args:
+        targets: ``(N,)``.
+        kind: Of the task.
+
+    Returns:
+        ``(N,)`` int64. For regression at most `QUANTILE_BINS` bins of at least ten cases.
+
+    Example:
+        >>> stratification(np.arange(20.0), "regression").tolist()
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    """
+    if kind != "regression":
+        return codes(targets)
+    bins = max(1, min(QUANTILE_BINS, len(targets) // _LEAST_PER_BIN))
+    edges = np.quantile(targets, np.arange(1, bins) / bins) if bins > 1 else np.empty(0)
+    return np.asarray(np.digitize(targets, np.unique(edges)))
+
+
+def split_indices(
+    n: int,
+    *,
+    labels: np.ndarray | None,
+    fractions: Fractions,
+    subjects: np.ndarray | None,
+    seed: int,
+) -> dict[SplitName, np.ndarray]:
+    """Deal n cases out to train, validation and test, whole subjects at a time.
+
+    Greedy: from the rarest label to the commonest, and from the subject with the most cases of it to the
+    one with the fewest, each goes where the most is still missing of its label and overall. A label whose
+    every subject has that label alone is in each split if it has three subjects.
+
+    Args:
+        n: Cases.
+        labels: ``(N,)`` to be alike in, see `stratification`; None to be alike in nothing.
+        fractions: Of validation and test; the rest is train.
+        subjects: ``(N,)`` ids, no one of which is put into two splits; None if each case is its own.
+        seed: Decides between equals. The same seed gives the same splits.
+
+    Returns:
+        Sorted int64 indices of each split: disjoint, and together ``0 … n - 1``.
+
+    Raises:
+        DataError: There are fewer than three subjects.
+
+    Example:
+        >>> halves = Fractions(validation=0.25, test=0.25)
+        >>> parts = split_indices(8, labels=None, fractions=halves, subjects=None, seed=0)
+        >>> {name: len(indices) for name, indices in parts.items()}
+        {'train': 4, 'validation': 2, 'test': 2}
+
+    References:
+        Sechidis, Tsoumakas & Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD 2011.
+    """
+    owner = codes(np.arange(n) if subjects is None else subjects)  # (N,) subject of each case
+    label = np.zeros(n, np.int64) if labels is None else codes(labels)
+    total = int(owner.max(initial=-1)) + 1
+    if total < len(SPLIT_NAMES):
+        what = "cases" if subjects is None else "subjects"
+        raise DataError(
+            f"the data must have at least {len(SPLIT_NAMES)} {what} to be split in three, got {total}"
+        )
+    assigned = np.asarray(_deal(_contents(owner, label, total), label, fractions, seed))[owner]
+    return {name: np.flatnonzero(assigned == i) for i, name in enumerate(SPLIT_NAMES)}
+
+
+def codes(values: np.ndarray) -> np.ndarray:
+    """Number the different values of ``(N,)`` from 0, in their order.
+
+    Example:
+        >>> codes(np.array(["b", "a", "b"]))
+        array([1, 0, 1])
+    """
+    inverse: np.ndarray = np.unique(values, return_inverse=True)[1]
+    return inverse
+
+
+def _contents(owner: np.ndarray, label: np.ndarray, total: int) -> list[Counter[int]]:
+    contents: list[Counter[int]] = [Counter() for _ in range(total)]
+    for who, what in zip(owner.tolist(), label.tolist(), strict=True):
+        contents[who][what] += 1
+    return contents
+
+
+@final
+class _Tally:
+    """Cases of one label, or of all, that each split has been dealt."""
+
+    def __init__(self) -> None:
+        self.got = [0] * len(SPLIT_NAMES)
+
+    def missing(self) -> list[int]:
+        return [split for split, got in enumerate(self.got) if got == 0]
+
+    def lack(self, split: int, wanted: Sequence[float], arriving: int) -> float:
+        """Cases that the split is short of, once ``arriving`` more are dealt to somebody."""
+        return wanted[split] * (sum(self.got) + arriving) - self.got[split]
+
+
+def _deal(contents: list[Counter[int]], label: np.ndarray, fractions: Fractions, seed: int) -> list[int]:
+    """The split of each subject."""
+    wanted = (1 - fractions.validation - fractions.test, fractions.validation, fractions.test)
+    sizes = Counter(label.tolist())
+    tallies = {key: _Tally() for key in sizes}
+    overall = _Tally()
+    shuffled = np.random.default_rng(seed).permutation(len(contents)).tolist()
+    dealt: dict[int, int] = {}
+    for key in sorted(sizes, key=lambda key: (sizes[key], key)):
+        queue = [who for who in shuffled if key in contents[who] and who not in dealt]
+        queue.sort(key=lambda who: -contents[who][key])  # stable: equals stay shuffled
+        for done, who in enumerate(queue):
+            arriving = contents[who]
+            lack = [
+                tallies[key].lack(split, wanted, arriving[key])
+                + overall.lack(split, wanted, arriving.total())
+                for split in range(len(SPLIT_NAMES))
+            ]
+            open_to = _open_splits(tallies[key], len(queue) - done, overall, len(contents) - len(dealt))
+            dealt[who] = max(open_to, key=lack.__getitem__)
+            overall.got[dealt[who]] += arriving.total()
+            for what, count in arriving.items():
+                tallies[what].got[dealt[who]] += count
+    return [dealt[who] for who in range(len(contents))]
+
+
+def _open_splits(tally: _Tally, left: int, overall: _Tally, left_overall: int) -> Sequence[int]:
+    """The splits that may be dealt to, so that none is without the label, or empty, in the end.
+
+    Args:
+        tally: Of the label.
+        left: Subjects with the label that are still to be dealt.
+        overall: Of all cases.
+        left_overall: Subjects that are still to be dealt.
+    """
+    if left <= len(tally.missing()):
+        return tally.missing()
+    if left_overall <= len(overall.missing()):
+        return overall.missing()
+    return range(len(SPLIT_NAMES))

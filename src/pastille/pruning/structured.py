@@ -1,0 +1,139 @@
+"""Structured pruning as one function: a copy of the model with fewer channels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from pastille.errors import PreconditionError
+from pastille.pruning.criteria import CRITERIA, channel_scores, channels_kept, lowest
+from pastille.pruning.groups import ChannelGroup, channel_groups
+from pastille.references import one_line
+from pastille.task.forward import forward
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """A pruned model, and what was done to it.
+
+    Attributes:
+        model: A new module in eval mode.
+        widths: Layer -> output channels (before, after), for the layers that changed.
+        left_whole: Layer -> why its channels were all kept.
+    """
+
+    model: nn.Module
+    widths: Mapping[str, tuple[int, int]]
+    left_whole: Mapping[str, str]
+
+
+def prune(
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    *,
+    sparsity: float,
+    criterion: str = "l1",
+    round_to: int = 8,
+    protect: Sequence[str] = (),
+    original_widths: Mapping[str, int] | None = None,
+) -> Pruned:
+    """Remove the least important channels of every layer, physically and residual-safe.
+
+    Args:
+        model: Not modified.
+        batch: Example inputs, ``{name: (N, ...)}``.
+        sparsity: Fraction of each layer's channels to remove, in ``[0, 1)``.
+        criterion: ``"l1"`` or ``"l2"``.
+        round_to: Widths kept are multiples of this; kernels are fast at 8 and 16.
+        protect: Module names left whole; ``*`` matches any part.
+        original_widths: What ``sparsity`` is a fraction of, by layer, when an earlier step has
+            already removed some; the present widths otherwise.
+
+    Returns:
+        The new model with its widths.
+
+    Raises:
+        PreconditionError: The model cannot be traced, nothing can be removed, or the pruned model no
+            longer runs (code that fixes a width by hand).
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
+        >>> dict(prune(net, {"input": torch.zeros(1, 1, 8, 8)}, sparsity=0.5).widths)
+        {'0': (16, 8)}
+
+    References:
+        Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.12900.
+    """
+    pruned = copy.deepcopy(model).eval()
+    before = layer_widths(pruned)
+    whole: dict[str, str] = {}
+    for group in channel_groups(pruned, batch, protect=protect):
+        count = _count_to_remove(group, sparsity, round_to, original_widths or {}, whole)
+        if count:
+            scores = channel_scores(group.members, group.num_channels, CRITERIA[criterion])
+            group.remove_(lowest(scores, count))
+    after = layer_widths(pruned)
+    widths = {name: (before[name], width) for name, width in after.items() if width != before[name]}
+    if sparsity > 0 and not widths:
+        raise PreconditionError(_nothing_removed(whole, sparsity, round_to))
+    _check_runs(model, pruned, batch)
+    return Pruned(model=pruned, widths=widths, left_whole=whole)
+
+
+def _count_to_remove(
+    group: ChannelGroup,
+    sparsity: float,
+    round_to: int,
+    original: Mapping[str, int],
+    whole: dict[str, str],
+) -> int:
+    kept = channels_kept(original.get(group.name, group.num_channels), sparsity=sparsity, round_to=round_to)
+    count = max(0, group.num_channels - kept)
+    reason = group.whole or (f"no narrower multiple of {round_to}" if not count and sparsity > 0 else "")
+    if reason:
+        whole.update(dict.fromkeys(group.outputs, reason))
+        return 0
+    return count
+
+
+def layer_widths(model: nn.Module) -> dict[str, int]:
+    """Output channels of every convolution and linear layer, by module name."""
+    found = {}
+    for name, module in model.named_modules():
+        width = getattr(module, "out_channels", getattr(module, "out_features", None))
+        if isinstance(width, int):
+            found[name] = width
+    return found
+
+
+def _check_runs(model: nn.Module, pruned: nn.Module, batch: Mapping[str, Tensor]) -> None:
+    with torch.inference_mode():
+        expected = tuple(forward(model, batch).shape)
+        try:
+            shape = tuple(forward(pruned, batch).shape)
+        except Exception as error:
+            raise PreconditionError(
+                f"prune: the pruned model no longer runs ({one_line(error, 160)}): its code fixes a width "
+                "by hand; protect that module in the recipe (prune.protect)"
+            ) from error
+    if shape != expected:
+        raise PreconditionError(
+            f"prune: the pruned model's output has shape {shape} instead of {expected}; "
+            "protect the last layer in the recipe (prune.protect)"
+        )
+
+
+def _nothing_removed(whole: Mapping[str, str], sparsity: float, round_to: int) -> str:
+    reasons = sorted(set(whole.values())) or ["it has no convolution or linear layer but the last"]
+    return (
+        f"prune: no channel can be removed at sparsity {sparsity:g} and round_to {round_to} "
+        f"({'; '.join(reasons)}); lower round_to, raise sparsity or leave prune out"
+    )

@@ -1,0 +1,164 @@
+"""What each stage did to the model, beside what was measured of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pastille.record import Curve, StageDetails, WidthChange
+from pastille.report import text
+from pastille.report.account import Account
+from pastille.report.comparison import options_line, stage_label
+
+_MAX_STAGES = 24
+_MAX_LAYERS = 48
+_MAX_CURVES = 6
+_MAX_EPOCHS = 120
+_MAX_NOTES = 12
+_MAX_OPERATORS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """One layer whose channels were removed."""
+
+    module: str
+    before: int
+    after: int
+    removed: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training; epochs are thinned out where there are very many."""
+
+    title: str
+    metric: str
+    share: bool
+    epochs: tuple[int, ...]  # counted from 1
+    loss: tuple[float, ...]
+    validation: tuple[float, ...]  # in the metric's printed unit
+    best_epoch: int
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One stage."""
+
+    name: str
+    options: str
+    facts: tuple[tuple[str, str], ...]
+    widths: tuple[Width, ...]
+    more_widths: int
+    left_whole: tuple[tuple[str, str], ...]
+    more_left_whole: int
+    int8_operators: tuple[tuple[str, str], ...]
+    float_operators: tuple[tuple[str, str], ...]
+    trainings: tuple[Training, ...]
+    more_trainings: int
+    notes: tuple[str, ...]
+
+
+def changes(run: Account) -> tuple[Change, ...]:
+    """The baseline's export, then every stage of the plan."""
+    return tuple(_changes(run))[:_MAX_STAGES]
+
+
+def _changes(run: Account) -> Iterator[Change]:
+    if run.baseline:
+        yield _change("baseline", "", run.baseline.details, run.baseline.profile.sha256)
+    for stage in run.stages:
+        digest = stage.profile.sha256
+        yield _change(stage_label(stage), options_line(stage.options), stage.details, digest, stage.seconds)
+
+
+def _change(
+    name: str, options: str, details: StageDetails, digest: str, seconds: float | None = None
+) -> Change:
+    whole = tuple((text.clean(m, 80), text.clean(why, 160)) for m, why in details.left_whole.items())
+    return Change(
+        name=name,
+        options=options,
+        facts=tuple(_facts(details, digest, seconds)),
+        widths=tuple(_width(change) for change in details.widths[:_MAX_LAYERS]),
+        more_widths=max(0, len(details.widths) - _MAX_LAYERS),
+        left_whole=whole[:_MAX_LAYERS],
+        more_left_whole=max(0, len(whole) - _MAX_LAYERS),
+        int8_operators=_operators(details.int8_operators),
+        float_operators=_operators(details.float_operators),
+        trainings=tuple(_training(curve) for curve in details.curves[-_MAX_CURVES:]),
+        more_trainings=max(0, len(details.curves) - _MAX_CURVES),
+        notes=tuple(text.clean(note, 400) for note in details.notes[:_MAX_NOTES]),
+    )
+
+
+def _facts(details: StageDetails, digest: str, seconds: float | None) -> Iterator[tuple[str, str]]:
+    if seconds is not None:
+        yield "took", text.duration(seconds)
+    if details.widths:
+        before, after = (sum(w.before for w in details.widths), sum(w.after for w in details.widths))
+        yield "channels", f"{text.count(before)} → {text.count(after)} in {len(details.widths)} layers"
+    if details.calibration_samples is not None:
+        yield "calibrated on", text.plural(details.calibration_samples, "training sample")
+    if details.parity_max_abs_error is not None:
+        yield (
+            "parity",
+            f"largest error of the exported file {details.parity_max_abs_error:.2g}",
+        )
+    yield "file SHA-256", text.clean(digest, 64)
+
+
+def _width(change: WidthChange) -> Width:
+    removed = 100 * (1 - change.after / change.before) if change.before else None
+    return Width(
+        module=text.clean(change.module, 80),
+        before=change.before,
+        after=change.after,
+        removed=f"{text.fixed(removed, 0)}{text.UNIT_SPACE}%",
+    )
+
+
+def _operators(counts: Mapping[str, int]) -> tuple[tuple[str, str], ...]:
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_OPERATORS]
+    return tuple((text.clean(name, 60), text.count(n)) for name, n in most)
+
+
+def _training(curve: Curve) -> Training:
+    kept = thinned(max(len(curve.loss), len(curve.validation)), curve.best_epoch)
+    factor = text.scale(curve.metric)
+    return Training(
+        title=text.clean(curve.stage, 60),
+        metric=text.metric_name(curve.metric),
+        share=text.is_share(curve.metric),
+        epochs=kept,
+        loss=tuple(curve.loss[e - 1] if e <= len(curve.loss) else float("nan") for e in kept),
+        validation=tuple(
+            curve.validation[e - 1] * factor if e <= len(curve.validation) else float("nan") for e in kept
+        ),
+        best_epoch=curve.best_epoch,
+        words=_training_words(curve),
+    )
+
+
+def _training_words(curve: Curve) -> str:
+    if not 1 <= curve.best_epoch <= len(curve.validation):
+        return text.plural(len(curve.loss), "epoch")
+    best = text.metric(curve.metric, curve.validation[curve.best_epoch - 1])
+    kept = f"epoch {curve.best_epoch} of {len(curve.validation)} was kept"
+    return f"{kept}: {text.metric_name(curve.metric)} {best}"
+
+
+def thinned(epochs: int, best: int, most: int = _MAX_EPOCHS) -> tuple[int, ...]:
+    """The epochs that a curve is drawn through: evenly spread, with the first, the best and the last.
+
+    Example:
+        >>> thinned(5, best=2)
+        (1, 2, 3, 4, 5)
+        >>> thinned(1000, best=500, most=4)
+        (1, 334, 500, 667, 1000)
+    """
+    if epochs <= most:
+        return tuple(range(1, epochs + 1))
+    spread = {1 + round(i * (epochs - 1) / (most - 1)) for i in range(most)}
+    return tuple(sorted(spread | ({best} if 1 <= best <= epochs else set())))

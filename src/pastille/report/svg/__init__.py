@@ -1,0 +1,32 @@
+"""Plots as inline SVG: pure functions from numbers to markup, coloured by the page's style sheet.
+
+Every plot names itself to a screen reader, tells series apart by shape as well as by colour, and escapes
+every label. No plot needs a script, a namespace or an identifier that could clash with another's.
+"""
+
+from pastille.report.svg.confusion import confusion_matrix
+from pastille.report.svg.curves import training_curve
+from pastille.report.svg.rows import (
+    amount_bar,
+    axis_header,
+    dumbbell,
+    limit_axis,
+    limit_header,
+    limit_row,
+    time_bars,
+)
+from pastille.report.svg.scatter import key_mark, tradeoff_plot
+
+__all__ = [
+    "amount_bar",
+    "axis_header",
+    "confusion_matrix",
+    "dumbbell",
+    "key_mark",
+    "limit_axis",
+    "limit_header",
+    "limit_row",
+    "time_bars",
+    "tradeoff_plot",
+    "training_curve",
+]

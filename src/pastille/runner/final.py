@@ -1,0 +1,221 @@
+"""The end of a run: the test split is opened once, then the bundle is sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from pastille import policy
+from pastille.bundle import (
+    BundleParts,
+    Golden,
+    VariantPart,
+    answer_cases,
+    choose_cases,
+    write_bundle,
+)
+from pastille.data.split import collate
+from pastille.export.onnx import OUTPUT
+from pastille.gates import judge_latency, judge_metrics, judge_size, verdict
+from pastille.measure.evaluate import answer
+from pastille.measure.latency import compare
+from pastille.progress import Progress
+from pastille.record import BundleWritten, FinalJudged, TestOpened
+from pastille.report import render, view
+from pastille.runner.candidate import Candidate
+from pastille.runner.journal import Journal, load_array, save_array
+from pastille.runtime import Session, load
+from pastille.stats.metrics import score
+from pastille.task import Task
+from pastille.values import Check, Profile, Speedup, Status, TensorSpec, Verdict, to_json
+
+VariantName = Literal["int8", "compressed", "fp32"]
+FINAL, BUNDLE = "final", "bundle"
+
+
+def judge_on_test(
+    kept: Candidate, baseline: Candidate, task: Task, journal: Journal, progress: Progress
+) -> FinalJudged:
+    """Hold the candidate against the baseline on the test split, once.
+
+    The answers are on disk before they are judged, so a run that is killed while it judges does
+    not open the split again.
+    """
+    done = journal.record.last(FinalJudged)
+    if done is not None:
+        return done
+    cases = task.cases["test"]
+    before, after = _test_answers(kept, baseline, task, journal, progress)
+    checks = judge_metrics(
+        before,
+        after,
+        cases=cases,
+        limits=policy.limits(task.recipe),
+        confidence=task.recipe.requirements.confidence,
+    )
+    checks = (*checks, *_other_checks(kept.profile, baseline.profile, task))
+    compressed = kept is not baseline
+    said = verdict(checks, split="test") if compressed else _nothing_kept()
+    speedups = _speedups(kept, baseline, task, progress) if compressed else ()
+    selected, reason = select(said, kept.profile, baseline.profile, speedups, task)
+    confidence = task.recipe.requirements.confidence
+    event = FinalJudged(
+        candidate=kept.profile.name,
+        baseline_metrics=score(before, cases, confidence=confidence),
+        candidate_metrics=score(after, cases, confidence=confidence),
+        verdict=said,
+        speedups=speedups,
+        selected=selected,
+        selection_reason=reason,
+    )
+    journal.append(event)
+    progress.note(f"final gate: {said.status} on test: {said.reason}")
+    return event
+
+
+def _test_answers(
+    kept: Candidate, baseline: Candidate, task: Task, journal: Journal, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    folder = journal.directory / FINAL
+    files = [folder / f"{i}-{c.profile.name}.npy" for i, c in enumerate((baseline, kept))]
+    if not all(file.is_file() for file in files):
+        again = journal.record.last(TestOpened) is not None
+        reason = "final gate, interrupted before its answers were on disk" if again else "final gate"
+        journal.append(TestOpened(reason=reason))
+        for file, candidate in zip(files, (baseline, kept), strict=True):
+            session = load(candidate.artifact.file, threads=task.recipe.threads)
+            what = f"evaluating {candidate.profile.name} on test"
+            save_array(file, answer(session, task.splits.test, progress=progress, what=what))
+    before, after = (load_array(file) for file in files)
+    return before, after
+
+
+def _other_checks(kept: Profile, baseline: Profile, task: Task) -> list[Check]:
+    requirements = task.recipe.requirements
+    checks = []
+    if requirements.max_size is not None:
+        checks.append(judge_size(kept.size_bytes, requirements.max_size, baseline_bytes=baseline.size_bytes))
+    checks += [
+        judge_latency(kept.latency[0], q, limit, baseline=baseline.latency[0])
+        for q, limit in requirements.max_latency.limits()
+    ]
+    return checks
+
+
+def _nothing_kept() -> Verdict:
+    return Verdict(
+        status=Status.REJECTED,
+        reason="No stage of the plan passed its gate on validation, so nothing was compressed.",
+        checks=(),
+        split="test",
+    )
+
+
+def _speedups(kept: Candidate, baseline: Candidate, task: Task, progress: Progress) -> tuple[Speedup, ...]:
+    threads = task.recipe.threads
+    old, new = (load(c.artifact.file, threads=threads) for c in (baseline, kept))
+    inputs = task.splits.validation.inputs
+    latencies = progress.track(kept.profile.latency, what="comparing speed")
+    return tuple(_speedup(old, new, inputs, latency.batch, latency.conditions) for latency in latencies)
+
+
+def _speedup(old: Session, new: Session, inputs: Sequence[object], size: int, conditions: object) -> Speedup:
+    batch = collate([inputs[i % len(inputs)] for i in range(size)])
+    return compare(old, new, batch, conditions=conditions)  # type: ignore[arg-type]
+
+
+def select(
+    said: Verdict, kept: Profile, baseline: Profile, speedups: Sequence[Speedup], task: Task
+) -> tuple[VariantName, str]:
+    """Which variant the bundle serves, and why.
+
+    The compressed one only if it is approved; and if it is slower than what it replaces, only
+    where the baseline would break the size limit.
+    """
+    if said.status is not Status.APPROVED:
+        return "fp32", f"the compressed model is {said.status}: {said.reason}"
+    name = variant_name(kept)
+    slower = [s for s in speedups if s.batch == 1 and s.interval.high < 1]
+    if not slower:
+        return name, "it passes every limit" + _faster(speedups)
+    ratio = f"it is slower than the baseline ({slower[0].ratio:.2f} times its speed at batch 1)"
+    limit = task.recipe.requirements.max_size
+    if limit is not None and baseline.size_bytes > limit:
+        return name, f"it passes every limit and the baseline is too large, although {ratio}"
+    return "fp32", f"the compressed model passes every limit, but {ratio}"
+
+
+def _faster(speedups: Sequence[Speedup]) -> str:
+    first = next((s for s in speedups if s.batch == 1), None)
+    if first is None or first.interval.low <= 1:
+        return ""
+    return f" and is {first.ratio:.2f} times as fast at batch 1"
+
+
+def variant_name(profile: Profile) -> VariantName:
+    """What a candidate is called in the bundle."""
+    return "int8" if profile.precision == "int8" else "compressed"
+
+
+def seal(
+    kept: Candidate, baseline: Candidate, final: FinalJudged, task: Task, journal: Journal, progress: Progress
+) -> None:
+    """Write the bundle with its evidence, and say so in the record."""
+    directory = journal.directory / BUNDLE
+    candidates: dict[VariantName, Candidate] = {"fp32": baseline}
+    if kept is not baseline:
+        candidates = {variant_name(kept.profile): kept, **candidates}
+    evidence = {"run.json": to_json(journal.record), "report.html": render(view(journal.record)).encode()}
+    section = task.recipe.task
+    parts = BundleParts(
+        name=task.recipe.name,
+        kind=section.kind,
+        labels=tuple(section.labels),
+        positive=tuple(section.labels[i] for i in section.positive_classes),
+        threshold=section.threshold,
+        inputs=task.inputs,
+        output=TensorSpec(name=OUTPUT, shape=tuple(kept.outputs.shape[1:]), dtype="float32"),
+        preprocessing=task.splits.preprocessing,
+        requirements={
+            **task.recipe.requirements.model_dump(mode="json"),
+            "max_drop": policy.limits(task.recipe),
+        },
+        verdict=final.verdict,
+        selected=final.selected,  # type: ignore[arg-type]
+        selection_reason=final.selection_reason,
+        variants=tuple(_part(name, candidate, final) for name, candidate in candidates.items()),
+        golden=_golden(candidates, task),
+        golden_source="validation",
+        evidence=evidence,
+    )
+    for _ in progress.track(range(1), what="sealing the bundle"):
+        manifest = write_bundle(directory, parts)
+    journal.append(BundleWritten(path=BUNDLE, content=manifest.content))
+
+
+def _part(name: VariantName, candidate: Candidate, final: FinalJudged) -> VariantPart:
+    profile = candidate.profile
+    return VariantPart(
+        name=name,
+        path=candidate.artifact.file,
+        precision=profile.precision,
+        isa=profile.latency[0].conditions.isa,
+        latency=profile.latency,
+        status=None if name == "fp32" else final.verdict.status,
+        parameters=profile.parameters,
+        macs=profile.macs,
+    )
+
+
+def _golden(candidates: dict[VariantName, Candidate], task: Task) -> Golden:
+    section = task.recipe.task
+    outputs = [c.outputs for c in candidates.values()]
+    try:
+        rows = choose_cases(outputs, kind=section.kind, threshold=section.threshold)
+    except ValueError:  # the variants agree on no case at all: then the baseline's typical ones
+        rows = choose_cases(outputs[-1:], kind=section.kind, threshold=section.threshold)
+    inputs = collate([task.splits.validation.inputs[int(i)] for i in rows])
+    sessions: dict[str, Session] = {name: load(c.artifact.file) for name, c in candidates.items()}
+    return answer_cases(inputs, sessions, output=OUTPUT)

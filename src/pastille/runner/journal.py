@@ -1,0 +1,199 @@
+"""A run's directory: what is finished lies there, and a killed run is taken up from it."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TypeVar
+
+import numpy as np
+
+from pastille.devices import this_machine
+from pastille.errors import DataError, IntegrityError, OutputError, UsageError
+from pastille.files import write_atomic
+from pastille.recipe import Recipe, recipe_hash
+from pastille.record import (
+    BundleWritten,
+    Environment,
+    Event,
+    Record,
+    Resumed,
+    Started,
+    TaskLoaded,
+    appended,
+    environment,
+    read_record,
+    write_record,
+)
+from pastille.runtime import ONNXRUNTIME
+
+E = TypeVar("E")
+
+
+@dataclass
+class Journal:
+    """The record of one run, on disk after every event.
+
+    Attributes:
+        directory: ``runs/NAME/STAMP-HASH``.
+        record: As far as it was written.
+    """
+
+    directory: Path
+    record: Record
+    _lock: IO[str] = field(repr=False)
+
+    def append(self, event: Event) -> None:
+        """Write one more event; what it speaks of must be on disk already."""
+        self.record = appended(self.record, event)
+        write_record(self.record, self.directory / "run.json")
+
+    def note_task(self, event: TaskLoaded) -> None:
+        """Write what was loaded, or, when resuming, see that it is still the same.
+
+        Raises:
+            DataError: The data or the model changed since the run was begun.
+        """
+        before = self.record.last(TaskLoaded)
+        if before is None:
+            self.append(event)
+        elif (before.data_digest, before.model_digest) != (event.data_digest, event.model_digest):
+            what = "data" if before.data_digest != event.data_digest else "model"
+            raise DataError(f"the {what} changed since the run was begun; start a new run without --resume")
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.record.last(BundleWritten) is not None
+
+    def fresh_folder(self, name: str) -> Path:
+        """An empty folder for the work of a stage; what a killed run left in it is removed.
+
+        Raises:
+            OutputError: It cannot be made.
+        """
+        folder = self.directory / name
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+        return folder
+
+    def close(self) -> None:
+        """Let another process take the run up."""
+        self._lock.close()
+
+
+def open_run(recipe: Recipe, base: Path, *, resume: bool) -> Journal:
+    """Begin a new run, or take up the newest one that asked the same.
+
+    Args:
+        recipe: What was asked.
+        base: The recipe's folder.
+        resume: Take up instead of beginning.
+
+    Raises:
+        UsageError: There is nothing to resume, or another process is carrying the run out.
+        OutputError: The directory cannot be written.
+    """
+    home = base / recipe.output / recipe.name
+    journal = _reopen(home, recipe) if resume else _begin(home, recipe)
+    if resume and not journal.complete:
+        journal.append(Resumed(environment=_environment(recipe)))
+    return journal
+
+
+def _begin(home: Path, recipe: Recipe) -> Journal:
+    asked = recipe_hash(recipe)
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    directory = home / f"{stamp}-{asked}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        attempt = 1
+        while not _made(directory):
+            attempt += 1
+            directory = home / f"{stamp}.{attempt}-{asked}"
+    except OSError as error:
+        raise OutputError(f"cannot write {home}: {error.strerror}") from error
+    journal = Journal(directory=directory, record=Record(name=recipe.name), _lock=_locked(directory))
+    started = Started(
+        recipe=recipe.model_dump(mode="json"), recipe_hash=asked, environment=_environment(recipe)
+    )
+    journal.append(started)
+    return journal
+
+
+def _made(directory: Path) -> bool:
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _reopen(home: Path, recipe: Recipe) -> Journal:
+    asked = recipe_hash(recipe)
+    found = sorted(p for p in home.glob(f"*-{asked}") if (p / "run.json").is_file())
+    if not found:
+        other = " (runs of this name asked something else)" if home.is_dir() and any(home.iterdir()) else ""
+        raise UsageError(
+            f"there is no run of this recipe to resume in {home}{other}; start one without --resume"
+        )
+    directory = found[-1]
+    lock = _locked(directory)
+    record = read_record(directory / "run.json")
+    if record.last(Started) is None:
+        raise IntegrityError(f"{directory / 'run.json'} does not say what was asked; start a new run")
+    return Journal(directory=directory, record=record, _lock=lock)
+
+
+def _locked(directory: Path) -> IO[str]:
+    """Hold the run for this process; the lock goes with the process, however it ends."""
+    try:
+        lock = (directory / ".lock").open("w")
+    except OSError as error:
+        raise OutputError(f"cannot write {directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UsageError(f"another process is carrying out the run {directory}; wait for it") from None
+    return lock
+
+
+def _environment(recipe: Recipe) -> Environment:
+    machine = this_machine(
+        threads=recipe.threads, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version
+    )
+    return environment(machine)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as ``.npy``, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Read what `save_array` wrote.
+
+    Raises:
+        IntegrityError: It is missing or damaged.
+    """
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise IntegrityError(f"cannot read {path}: {error}; start a new run") from error
+    return array
+
+
+def relative(path: Path, journal: Journal) -> str:
+    """A path as the record names it, the same on every machine."""
+    return path.relative_to(journal.directory).as_posix().replace(os.sep, "/")

@@ -1,0 +1,309 @@
+"""Carry out a plan on a task: profile, each stage with its gate, the final gate, bundle, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pastille import policy
+from pastille.data.checks import describe
+from pastille.devices import usable_cores
+from pastille.errors import RecipeError
+from pastille.gates import judge_metrics, verdict
+from pastille.progress import SILENT, Progress
+from pastille.recipe import PlanStep, PruneStep, QuantizeStep, Recipe, step_name
+from pastille.record import (
+    BaselineProfiled,
+    BundleWritten,
+    FinalJudged,
+    Record,
+    SplitSummary,
+    StageDetails,
+    StageFinished,
+    TaskLoaded,
+)
+from pastille.report import write_report
+from pastille.runner.candidate import Candidate, batch_note, export, measure, reopened
+from pastille.runner.final import judge_on_test, seal
+from pastille.runner.journal import Journal, open_run
+from pastille.stages import Artifact, run_stage, stage_for
+from pastille.stages.contract import state_digest
+from pastille.task import Task, load_task
+from pastille.values import Status, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        directory: ``runs/NAME/STAMP-HASH``.
+        record: What happened; the same as ``run.json``.
+        verdict: Of the final gate, on the test split.
+        bundle: The sealed product.
+        report: The report for people.
+    """
+
+    directory: Path
+    record: Record
+    verdict: Verdict
+    bundle: Path
+    report: Path
+
+
+def run(
+    recipe: Recipe,
+    base: Path,
+    *,
+    resume: bool = False,
+    allow_leakage: bool = False,
+    progress: Progress = SILENT,
+) -> RunResult:
+    """Carry out a recipe.
+
+    Everything is written under ``runs/NAME/STAMP-HASH`` beside the recipe, each file whole or not
+    at all. A run that was killed is taken up at the stage it was in, and ends with the same models,
+    golden cases and content digest as one that was not.
+
+    Args:
+        recipe: What is asked.
+        base: The recipe's folder, which its paths are relative to.
+        resume: Take up the newest unfinished run of this recipe.
+        allow_leakage: Record a leak between splits instead of refusing the data.
+        progress: Shown while it works.
+
+    Returns:
+        Where everything lies, and the verdict, whatever it is.
+
+    Raises:
+        UsageError: The recipe, the data or the model cannot be used; in one line.
+        OutputError: Something cannot be written; what was written stays.
+    """
+    policy.check(recipe)
+    with reproducible(recipe.seed):
+        task = load_task(recipe, base, allow_leakage=allow_leakage, progress=progress)
+        journal = open_run(recipe, base, resume=resume)
+        try:
+            if not journal.complete:
+                _carry_out(recipe, base, task, journal, progress)
+            return _result(journal)
+        finally:
+            journal.close()
+
+
+def _carry_out(recipe: Recipe, base: Path, task: Task, journal: Journal, progress: Progress) -> None:
+    journal.note_task(_task_loaded(task))
+    baseline = _baseline(task, journal, progress)
+    check_reachable(recipe, baseline)
+    kept = current = baseline
+    for index, step in enumerate(recipe.plan, start=1):
+        outcome = _stage(index, step, current, baseline, task, base, journal, progress)
+        current, kept = outcome_of(outcome, kept, provisional=is_provisional(recipe.plan, index))
+    final = judge_on_test(kept, baseline, task, journal, progress)
+    seal(kept, baseline, final, task, journal, progress)
+    write_report(journal.record, journal.directory / "report.html")
+
+
+def is_provisional(plan: list[PlanStep], index: int) -> bool:
+    """A prune that a finetune follows is one move with it: the gate after the finetune decides.
+
+    Args:
+        plan: The recipe's plan.
+        index: Of the stage, from 1.
+    """
+    following = plan[index] if index < len(plan) else None
+    return (
+        isinstance(plan[index - 1], PruneStep)
+        and following is not None
+        and step_name(following) == "finetune"
+    )
+
+
+def outcome_of(
+    outcome: tuple[Candidate, bool], kept: Candidate, *, provisional: bool
+) -> tuple[Candidate, Candidate]:
+    """What the next stage starts from, and what is shipped if no further stage is kept."""
+    candidate, passed = outcome
+    if not passed:
+        return kept, kept
+    return candidate, kept if provisional else candidate
+
+
+def _baseline(task: Task, journal: Journal, progress: Progress) -> Candidate:
+    done = journal.record.last(BaselineProfiled)
+    if done is not None:
+        return reopened(done.profile, task, journal, original=True)
+    folder = journal.fresh_folder("stages/00-baseline")
+    file, error = export(task.model, task, folder, progress)
+    candidate = measure(
+        "baseline",
+        Artifact(module=task.model, file=file),
+        task,
+        journal,
+        baseline=None,
+        precision="fp32",
+        progress=progress,
+    )
+    details = StageDetails(parity_max_abs_error=error)
+    journal.append(BaselineProfiled(profile=candidate.profile, details=details))
+    return candidate
+
+
+def _stage(
+    index: int,
+    step: PlanStep,
+    before: Candidate,
+    baseline: Candidate,
+    task: Task,
+    base: Path,
+    journal: Journal,
+    progress: Progress,
+) -> tuple[Candidate, bool]:
+    """Apply, export, check parity, profile, judge; or take up what an earlier process finished."""
+    done = next((e for e in journal.record.all(StageFinished) if e.index == index), None)
+    if done is not None:
+        return (reopened(done.profile, task, journal) if done.kept else before), done.kept
+    started = time.monotonic()
+    stage = stage_for(step, base)
+    folder = journal.fresh_folder(f"stages/{index:02d}-{stage.name}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(task.recipe.seed)
+        result = run_stage(stage, before.artifact, task, folder, progress)
+    file, details, precision = result.quantized, result.details, "int8"
+    if file is None:
+        file, error = export(result.module, task, folder, progress)
+        details, precision = replace(details, parity_max_abs_error=error), "fp32"
+    candidate = measure(
+        stage.name,
+        Artifact(module=result.module, file=file),
+        task,
+        journal,
+        baseline=baseline,
+        precision="int8" if precision == "int8" else "fp32",
+        progress=progress,
+    )
+    said = judge(candidate, baseline, task)
+    kept, consequence = decide(said, provisional=is_provisional(task.recipe.plan, index))
+    journal.append(
+        StageFinished(
+            index=index,
+            name=stage.name,
+            options=stage.options,
+            profile=candidate.profile,
+            verdict=said,
+            kept=kept,
+            consequence=consequence,
+            details=replace(details, notes=(*details.notes, *batch_note(candidate, task))),
+            seconds=round(time.monotonic() - started, 1),
+        )
+    )
+    progress.note(
+        f"{stage.name}: {said.status} on validation, {'kept' if kept else 'dropped'}: {said.reason}"
+    )
+    return candidate, kept
+
+
+def judge(candidate: Candidate, baseline: Candidate, task: Task) -> Verdict:
+    """Hold a stage's file against the baseline on validation."""
+    checks = judge_metrics(
+        baseline.outputs,
+        candidate.outputs,
+        cases=task.cases["validation"],
+        limits=policy.limits(task.recipe),
+        confidence=task.recipe.requirements.confidence,
+    )
+    return verdict(checks, split="validation")
+
+
+def decide(said: Verdict, *, provisional: bool) -> tuple[bool, str]:
+    """Whether a stage's result stays, and why, in one sentence.
+
+    Validation is often too small to prove a limit; it can refute one. So what is inconclusive goes
+    on to the final gate, which decides on the test split.
+    """
+    if said.status is Status.APPROVED:
+        return True, "kept: it passes on validation"
+    if said.status is Status.INCONCLUSIVE:
+        return True, "kept: validation does not show too large a loss; the final gate decides"
+    if provisional:
+        return True, "kept for now: the fine-tuning that follows is judged in its place"
+    return False, "dropped: the run went on from the last model that was not rejected"
+
+
+def check_reachable(recipe: Recipe, baseline: Candidate) -> None:
+    """Refuse a size that the plan cannot reach, before any work is spent on it.
+
+    Pruning keeps at least ``(1 − sparsity)²`` of the weights, since no layer loses more than that
+    share of its inputs and outputs; quantization stores a weight in one byte instead of four.
+
+    Raises:
+        RecipeError: ``max_size`` lies below that bound.
+    """
+    limit = recipe.requirements.max_size
+    share, stored = 1.0, 4
+    for step in recipe.plan:
+        if isinstance(step, PruneStep):
+            share *= (1 - step.prune.sparsity) ** 2
+        if isinstance(step, QuantizeStep):
+            stored = 1
+    least = baseline.profile.parameters * share * stored
+    if limit is not None and limit < least:
+        raise RecipeError(
+            f"requirements.max_size: {limit / 1e6:.3g} MB cannot be reached: this plan leaves at least "
+            f"{least / 1e6:.3g} MB of {baseline.profile.parameters} parameters; "
+            "raise max_size or the sparsity, or quantize",
+            key="requirements.max_size",
+        )
+
+
+def _task_loaded(task: Task) -> TaskLoaded:
+    labels = task.recipe.task.labels
+    summaries = {name: describe(split, labels) for name, split in task.splits}
+    return TaskLoaded(
+        splits={
+            name: SplitSummary(n=s.n, subjects=s.subjects, classes=s.classes, groups=s.groups)
+            for name, s in summaries.items()
+        },
+        inputs=task.inputs,
+        preprocessing=task.splits.preprocessing,
+        data_digest=task.data_digest,
+        model_digest=state_digest(task.model),
+        leakage=task.leakage,
+    )
+
+
+def _result(journal: Journal) -> RunResult:
+    final, bundle = journal.record.last(FinalJudged), journal.record.last(BundleWritten)
+    assert final is not None
+    assert bundle is not None
+    report = journal.directory / "report.html"
+    if not report.is_file():  # killed between the bundle and its report
+        write_report(journal.record, report)
+    return RunResult(
+        directory=journal.directory,
+        record=journal.record,
+        verdict=final.verdict,
+        bundle=journal.directory / bundle.path,
+        report=report,
+    )
+
+
+@contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """The same numbers each time: seeds, deterministic kernels, and threads that do not vary."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.manual_seed(seed)
+    torch.set_num_threads(usable_cores())
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,107 @@
+"""A stage of a plan: what it requires, what it does, what it ensures; and who checks that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pastille.errors import StageError
+from pastille.progress import Progress
+from pastille.record import StageDetails
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pastille.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A model on its way through the plan: the module, and the file exported from it."""
+
+    module: nn.Module
+    file: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a stage gives back.
+
+    Attributes:
+        module: The new module; the one that was given if the stage works on the file alone.
+        quantized: The new file, if the stage made one itself; None leaves the export to the runner.
+        details: What the stage did, for the record.
+    """
+
+    module: nn.Module
+    quantized: Path | None = None
+    details: StageDetails
+
+
+class Stage(Protocol):
+    """One step of a plan."""
+
+    @property
+    def name(self) -> str:
+        """As in the recipe, e.g. ``"prune"``."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """As asked in the recipe, defaults included."""
+        ...
+
+    def requires(self, artifact: Artifact, task: Task) -> None:
+        """Check that the model and the data suit the stage.
+
+        Raises:
+            UsageError: They do not; the user's to mend.
+        """
+        ...
+
+    def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
+        """Do the work. Leaves ``artifact`` as it is; may write into ``folder``."""
+        ...
+
+    def ensures(self, before: Artifact, result: StageResult) -> None:
+        """Check the stage's own promise.
+
+        Raises:
+            StageError: It is broken; the stage's author's to mend.
+        """
+        ...
+
+
+def run_stage(stage: Stage, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
+    """Run one stage and hold it to what it promises.
+
+    Args:
+        stage: From `stage_for`.
+        artifact: What the stage starts from; not changed.
+        task: The user's model and data.
+        folder: Exists and is empty; what the stage writes goes here.
+        progress: Shown while it works.
+
+    Raises:
+        UsageError: The model or the data does not suit the stage.
+        StageError: The stage changed its input or broke its promise.
+    """
+    stage.requires(artifact, task)
+    digest = state_digest(artifact.module)
+    result = stage.apply(artifact, task, folder, progress)
+    if state_digest(artifact.module) != digest:
+        raise StageError(f"stage {stage.name!r} must leave its input alone, but changed its weights")
+    stage.ensures(artifact, result)
+    return result
+
+
+def state_digest(module: nn.Module) -> str:
+    """SHA-256 over every tensor of a module, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,126 @@
+"""Classification metrics that are shares of cases: accuracy, sensitivity, specificity, recall."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pastille.stats.clusters import effective_cases, has_repeats
+from pastille.stats.proportions import wilson
+from pastille.values import Cases, Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A question with a yes or no for some of the cases; ``hits`` are among ``among``."""
+
+    hits: np.ndarray  # (N,) bool
+    among: np.ndarray  # (N,) bool
+
+    @property
+    def n(self) -> int:
+        """Cases that the question is put to."""
+        return int(np.count_nonzero(self.among))
+
+    @property
+    def successes(self) -> int:
+        """Cases with the answer yes."""
+        return int(np.count_nonzero(self.hits))
+
+    @property
+    def value(self) -> float:
+        """Share of hits; needs ``n > 0``."""
+        return self.successes / self.n
+
+    def within(self, rows: np.ndarray) -> Share:
+        """The same question, put to fewer cases."""
+        return Share(hits=self.hits & rows, among=self.among & rows)
+
+
+def class_shares(decided: np.ndarray, cases: Cases) -> dict[str, Share]:
+    """Accuracy, and sensitivity and specificity where the task has positive classes.
+
+    Sensitivity asks, among cases whose true class is positive, whether any positive class was decided;
+    specificity asks the complement among the others.
+
+    Args:
+        decided: Class indices, ``(N,)``.
+        cases: The right answers.
+
+    Example:
+        >>> cases = Cases(kind="multiclass", split="test", targets=np.array([0, 1, 2, 2]),
+        ...               labels=("a", "b", "c"), positive=(1, 2))
+        >>> {name: share.value for name, share in class_shares(np.array([0, 2, 2, 0]), cases).items()}
+        {'accuracy': 0.5, 'sensitivity': 0.666..., 'specificity': 1.0}
+    """
+    everyone = np.ones(len(decided), bool)
+    shares = {"accuracy": Share(hits=decided == cases.targets, among=everyone)}
+    if cases.positive:
+        truly, called = (np.isin(x, cases.positive) for x in (cases.targets, decided))
+        shares["sensitivity"] = Share(hits=truly & called, among=truly)
+        shares["specificity"] = Share(hits=~truly & ~called, among=~truly)
+    return shares
+
+
+def recall_shares(decided: np.ndarray, cases: Cases) -> dict[str, Share]:
+    """Recall of each label that occurs among the cases."""
+    masks = {label: cases.targets == index for index, label in enumerate(cases.labels)}
+    right = decided == cases.targets
+    return {name: Share(hits=mask & right, among=mask) for name, mask in masks.items() if mask.any()}
+
+
+def estimate_share(share: Share, *, subjects: np.ndarray | None, confidence: float) -> Estimate | None:
+    """Estimate a share with Wilson's interval.
+
+    Args:
+        share: A question about ``N`` cases.
+        subjects: ``(N,)``, or None if every case is a subject of its own. Where one has several of the
+            cases asked, the interval rests on the number of independent cases that they are worth.
+        confidence: In ``(0, 1)``.
+
+    Returns:
+        The estimate, or None if the question is put to no case.
+
+    Example:
+        >>> asked = np.ones(100, bool)
+        >>> estimate_share(Share(hits=np.arange(100) < 98, among=asked), subjects=None, confidence=0.95)
+        Estimate(value=0.98, interval=Interval(low=0.929..., high=0.994..., ...), n=100, method='Wilson')
+    """
+    if share.n == 0:
+        return None
+    asked, method = float(share.n), "Wilson"
+    if subjects is not None and has_repeats(subjects[share.among]):
+        asked = _effective(share, subjects[share.among], confidence)
+        method = subject_method("Wilson", subjects[share.among], asked)
+    interval = wilson(share.value * asked, asked, confidence)
+    return Estimate(value=share.value, interval=interval, n=share.n, method=method)
+
+
+def estimate_shares(
+    shares: Mapping[str, Share], *, subjects: np.ndarray | None, confidence: float
+) -> dict[str, Estimate]:
+    """Estimate several shares, leaving out those that are asked of no case."""
+    found = {
+        name: estimate_share(share, subjects=subjects, confidence=confidence)
+        for name, share in shares.items()
+    }
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def subject_method(method: str, subjects: np.ndarray, effective: float) -> str:
+    """Say that an interval counts subjects, and what their cases are worth.
+
+    Example:
+        >>> subject_method("Wilson", np.array([1, 1, 2, 2]), 2.4)
+        'Wilson, 4 cases of 2 subjects worth 2.4 independent ones'
+    """
+    count = len(np.unique(subjects))
+    return f"{method}, {len(subjects)} cases of {count} subjects worth {effective:.1f} independent ones"
+
+
+def _effective(share: Share, subjects: np.ndarray, confidence: float) -> float:
+    hits = share.hits[share.among]
+    right, wrong = (len(np.unique(subjects[mask])) for mask in (hits, ~hits))
+    return effective_cases(hits, subjects, rare=hits if right < wrong else ~hits, confidence=confidence)

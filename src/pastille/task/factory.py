@@ -1,0 +1,157 @@
+"""Where a model comes from: the recipe's ``task.model``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pastille.errors import TaskError, UsageError
+from pastille.references import load_callable, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pastille.recipe import TaskSection
+
+Factory = Callable[[], nn.Module]
+
+_KEY = "task.model"
+
+
+def model_factory(section: TaskSection, base: Path, *, seed: int = 0) -> Factory:
+    """Turn ``task.model`` into a function that builds the untrained module.
+
+    Args:
+        section: The recipe's task.
+        base: The recipe's folder.
+        seed: Set before each build, so that an untrained layer is the same each time.
+
+    Returns:
+        A factory; it raises `TaskError` if the user's callable raises or returns no module.
+
+    Raises:
+        UsageError: The reference cannot be resolved, or a package that it needs is not installed.
+    """
+    source, _, name = section.model.partition(":")
+    built_in = {"torchvision": _torchvision, "timm": _timm, "hf": _huggingface}.get(source)
+    call = built_in(name, section, base) if built_in else load_callable(section.model, base, key=_KEY)
+    arguments = section.arguments if source != "hf" else {}
+    return partial(_build, call, section.model, dict(arguments), seed)
+
+
+def _build(call: Callable[..., Any], reference: str, arguments: dict[str, Any], seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    try:
+        model = call(**arguments)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise TaskError(f"{_KEY}: {reference} raised {one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise TaskError(f"{_KEY}: {reference} must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _num_outputs(section: TaskSection) -> int:
+    return len(section.labels) or 1
+
+
+def _torchvision(name: str, section: TaskSection, _base: Path) -> Callable[..., Any]:
+    models = import_torchvision().models
+    known = models.list_models()
+    if name not in known:
+        raise _unknown(name, known, "torchvision")
+    return partial(models.get_model, name, weights=None, num_classes=_num_outputs(section))
+
+
+def _timm(name: str, section: TaskSection, _base: Path) -> Callable[..., Any]:
+    import_torchvision()  # timm imports it
+    try:
+        import timm
+    except ImportError:
+        raise _missing("timm", "vision") from None
+    known = timm.list_models()
+    if name not in known:
+        raise _unknown(name, known, "timm")
+    return partial(timm.create_model, name, pretrained=False, num_classes=_num_outputs(section))
+
+
+def _huggingface(name: str, _section: TaskSection, base: Path) -> Callable[..., Any]:
+    folder = base / name
+    if not (folder / "config.json").is_file():
+        raise TaskError(f"{_KEY}: hf:DIR must be a folder that holds config.json, got {folder}")
+    try:
+        import transformers
+    except ImportError:
+        raise _missing("transformers", "text") from None
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    architecture = (config.architectures or [""])[0]
+    if not hasattr(transformers, architecture):
+        raise TaskError(
+            f"{_KEY}: {folder}/config.json must name one class of transformers under "
+            f"architectures, got {config.architectures}"
+        )
+    return lambda: Logits(getattr(transformers, architecture)(config))
+
+
+class Logits(nn.Module):
+    """A transformers model whose answer is its logits alone, so that it exports like any other."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        """The ``logits`` of the wrapped model's output, ``(N, K)``."""
+        out: Tensor = self.model(*args, **kwargs).logits
+        return out
+
+
+def import_torchvision() -> Any:
+    """Import torchvision, also where its compiled operators do not fit this build of torch.
+
+    A torchvision built for CUDA fails to import beside a CPU build of torch, because it describes
+    operators that its library then did not register. Declaring the two that are described at
+    import is enough for every classification model; detection operators stay out of reach.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    try:
+        return _torchvision_module()
+    except ImportError:
+        raise _missing("torchvision", "vision") from None
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _DECLARED.append(library)  # the declarations live as long as this object
+    return _torchvision_module()
+
+
+_DECLARED: list[Any] = []
+
+
+def _torchvision_module() -> Any:
+    import torchvision
+    import torchvision.models
+
+    return torchvision
+
+
+def _missing(package: str, extra: str) -> UsageError:
+    return UsageError(f"{_KEY}: {package} is not installed; run: pip install 'pastille[{extra}]'")
+
+
+def _unknown(name: str, known: list[str], package: str) -> TaskError:
+    import difflib
+
+    close = ", ".join(difflib.get_close_matches(name, known, n=3)) or "see its documentation"
+    return TaskError(f"{_KEY}: {package} has no model {name!r}; closest: {close}")

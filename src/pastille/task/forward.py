@@ -1,0 +1,40 @@
+"""How a module is called with a named batch, wherever Pastille calls one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pastille.data.split import INPUT, collate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Call a module: a single bare input by position, named inputs by keyword.
+
+    Args:
+        model: The module; its first output counts where it returns a tuple.
+        batch: ``{name: (N, ...)}``.
+
+    Returns:
+        The output, ``(N, ...)``.
+    """
+    out = model(batch[INPUT]) if list(batch) == [INPUT] else model(**batch)
+    while isinstance(out, tuple | list):
+        out = out[0]
+    return out  # type: ignore[no-any-return]
+
+
+def to_tensors(batch: Mapping[str, np.ndarray], device: str = "cpu") -> dict[str, Tensor]:
+    """Arrays as tensors, sharing memory where they can."""
+    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}
+
+
+def example_batch(inputs: Sequence[Any], n: int = 2) -> dict[str, Tensor]:
+    """The first ``n`` inputs as one batch; a single input is repeated."""
+    return to_tensors(collate([inputs[i % len(inputs)] for i in range(n)]))

@@ -1,0 +1,132 @@
+"""From a recipe to a checked `Task`: model, weights, data, and that they fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from pastille.data.cases import cases
+from pastille.data.checks import check_targets
+from pastille.data.leakage import check_leaks, inspect
+from pastille.data.load import load_splits
+from pastille.data.split import Splits
+from pastille.errors import TaskError
+from pastille.progress import SILENT, Progress
+from pastille.recipe import Recipe
+from pastille.references import one_line
+from pastille.stats.decisions import output_problem
+from pastille.task.factory import Factory, model_factory
+from pastille.task.forward import example_batch, forward
+from pastille.task.weights import load_weights_, read_weights
+from pastille.values import Cases, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the user brought, loaded.
+
+    Attributes:
+        recipe: What was asked.
+        build: Builds the untrained module afresh; what a pruned architecture is rebuilt from.
+        model: The trained module in eval mode; nobody changes it.
+        splits: The data.
+        cases: Split name -> the right answers.
+        inputs: Name, shape and dtype of each input, without the batch axis.
+        data_digest: SHA-256 over every input and target.
+        leakage: What `--allow-leakage` let pass, one sentence each.
+    """
+
+    recipe: Recipe
+    build: Factory
+    model: nn.Module
+    splits: Splits
+    cases: Mapping[str, Cases]
+    inputs: tuple[TensorSpec, ...]
+    data_digest: str
+    leakage: tuple[str, ...] = ()
+
+
+def load_task(
+    recipe: Recipe, base: Path, *, allow_leakage: bool = False, progress: Progress = SILENT
+) -> Task:
+    """Load the model and the data that a recipe names, and check them.
+
+    Every input is read once, to find NaN, shapes that differ and inputs that are in two splits.
+
+    Args:
+        recipe: What was asked.
+        base: The recipe's folder, which its paths are relative to.
+        allow_leakage: Record a leak instead of refusing the data.
+        progress: Shown while the inputs are read.
+
+    Raises:
+        UsageError: Or one of its subclasses, naming what is wrong, in one line.
+    """
+    # The model first: it is quick to load, and most often what is wrong.
+    build = model_factory(recipe.task, base, seed=recipe.seed)
+    model = load_model(recipe, base, build)
+    splits = load_splits(recipe.data, recipe.task, base=base, seed=recipe.seed, progress=progress)
+    check_targets(splits, recipe.task)
+    inspection = inspect(splits, progress=progress)
+    leakage = check_leaks(inspection.leaks, allow=allow_leakage)
+    check_output(model, splits, recipe)
+    return Task(
+        recipe=recipe,
+        build=build,
+        model=model,
+        splits=splits,
+        cases={name: cases(split, name, recipe.task) for name, split in splits},
+        inputs=inspection.inputs,
+        data_digest=inspection.digest,
+        leakage=leakage,
+    )
+
+
+def load_model(recipe: Recipe, base: Path, build: Factory) -> nn.Module:
+    """Build the module and load its weights; the result is in eval mode.
+
+    Raises:
+        TaskError: The factory failed, or the weights do not fit.
+    """
+    model = build()
+    weights = _weights_file(recipe, base)
+    if weights is not None:
+        load_weights_(model, read_weights(weights), source=weights.name)
+    return model.eval()
+
+
+def _weights_file(recipe: Recipe, base: Path) -> Path | None:
+    if recipe.task.weights is not None:
+        return base / recipe.task.weights
+    if recipe.task.model.startswith("hf:"):  # a folder of transformers brings its own
+        return base / recipe.task.model.removeprefix("hf:") / "model.safetensors"
+    return None
+
+
+def check_output(model: nn.Module, splits: Splits, recipe: Recipe) -> None:
+    """Call the model once, and see that its answer fits the task.
+
+    Raises:
+        TaskError: The model does not accept the inputs, or its output does not fit the task.
+    """
+    batch = example_batch(splits.train.inputs)
+    shapes = ", ".join(f"{name} {tuple(x.shape[1:])} {x.dtype}" for name, x in batch.items())
+    try:
+        with torch.inference_mode():
+            out = forward(model, batch)
+    except Exception as error:
+        raise TaskError(f"the model does not accept inputs of shape {shapes}: {one_line(error)}") from error
+    if not isinstance(out, torch.Tensor):
+        raise TaskError(f"the model must return a tensor, got {type(out).__name__}")
+    problem = output_problem(recipe.task.kind, len(recipe.task.labels), tuple(out.shape))
+    if problem:
+        raise TaskError(f"the model's output does not fit the task: {problem}")
+    if not torch.isfinite(out).all():
+        raise TaskError("the model answers NaN or infinity to the first training inputs; check its weights")

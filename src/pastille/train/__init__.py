@@ -1,0 +1,5 @@
+"""The one training loop."""
+
+from pastille.train.loop import Fitted, fit
+
+__all__ = ["Fitted", "fit"]

@@ -1,0 +1,182 @@
+"""Training, top to bottom: a copy of the model goes in, the best epoch's model comes out."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pastille.data.split import Split, batches
+from pastille.errors import PreconditionError
+from pastille.progress import SILENT, Progress
+from pastille.recipe import Train
+from pastille.stats.metrics import headline, headline_value
+from pastille.task.forward import forward, to_tensors
+from pastille.train.losses import loss_for
+from pastille.values import Cases
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Batch = dict[str, "Tensor"]
+Augment = Callable[["Tensor", torch.Generator], "Tensor"]
+
+_IN_MEMORY_BYTES = 1 << 30
+_EVAL_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A trained model and how it came about.
+
+    Attributes:
+        model: In eval mode, the weights of the best epoch.
+        metric: What "best" means: the task's headline metric on validation.
+        loss: Mean training loss of each epoch.
+        validation: The metric after each epoch.
+        best_epoch: Counted from 1; 0 if no epoch beat the model that was given.
+    """
+
+    model: nn.Module
+    metric: str
+    loss: tuple[float, ...]
+    validation: tuple[float, ...]
+    best_epoch: int
+
+
+def fit(
+    model: nn.Module,
+    train: tuple[Split, Cases],
+    validation: tuple[Split, Cases],
+    settings: Train,
+    *,
+    seed: int,
+    augment: Augment | None = None,
+    progress: Progress = SILENT,
+    what: str = "fine-tuning",
+) -> Fitted:
+    """Train a copy of a model on labels and keep the epoch that is best on validation.
+
+    The result depends on the arguments alone: data order, augmentation and dropout are seeded, so
+    a training that is repeated after a kill gives the same weights on the same machine.
+
+    Args:
+        model: Not modified.
+        train: Inputs with their targets.
+        validation: Likewise; scored after every epoch.
+        settings: Epochs, optimizer and schedule.
+        seed: Of everything random.
+        augment: Called with a batch of the only input ``(N, …)`` and a seeded generator.
+        progress: Shown epoch by epoch.
+        what: Name of the training in the progress.
+
+    Raises:
+        PreconditionError: The loss became NaN or infinite; the epoch is named.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = copy.deepcopy(model).to(device)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    order = np.random.default_rng(seed)
+    split, cases = train
+    read = reader(split)
+    loss_of = loss_for(cases, balanced=settings.class_weights == "balanced")
+    targets = torch.from_numpy(cases.targets).to(device)
+    optimizer, schedule = optimizer_for(model, settings, steps=math.ceil(split.n / settings.batch_size))
+    check = scorer(*validation, device)
+    best, best_epoch, best_state = check(model), 0, copy.deepcopy(model.state_dict())
+    losses: list[float] = []
+    scores: list[float] = []
+    for epoch in progress.track(range(1, settings.epochs + 1), what=what):
+        model.train()
+        total = 0.0
+        for rows in epoch_rows(order, split.n, settings.batch_size):
+            batch = {name: x.to(device) for name, x in read(rows).items()}
+            if augment is not None:
+                batch = {name: augment(x, generator) for name, x in batch.items()}
+            loss = loss_of(forward(model, batch), targets[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(rows)
+        losses.append(total / split.n)
+        if not math.isfinite(losses[-1]):
+            raise PreconditionError(
+                f"{what}: the loss became {losses[-1]} in epoch {epoch}; lower learning_rate "
+                f"(now {settings.learning_rate:g}) or check the inputs"
+            )
+        scores.append(check(model))
+        # On a tie the later epoch: it saw the lower learning rate.
+        if scores[-1] >= best:
+            best, best_epoch, best_state = scores[-1], epoch, copy.deepcopy(model.state_dict())
+    model.load_state_dict(best_state)
+    metric = headline(cases.kind)
+    progress.note(f"{what}: validation {metric} {best:.4f} in epoch {best_epoch} of {settings.epochs}")
+    return Fitted(
+        model=model.cpu().eval(),
+        metric=metric,
+        loss=tuple(losses),
+        validation=tuple(scores),
+        best_epoch=best_epoch,
+    )
+
+
+def epoch_rows(order: np.random.Generator, n: int, size: int) -> Iterator[np.ndarray]:
+    """Shuffled row numbers in batches; a last batch of one is left out (batch norm needs two)."""
+    rows = order.permutation(n)
+    for start in range(0, n, size):
+        if len(batch := rows[start : start + size]) > 1 or n == 1:
+            yield batch
+
+
+def optimizer_for(
+    model: nn.Module, settings: Train, *, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """The optimizer, and its learning rate over all steps: constant, or half a cosine to zero."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    lr, decay = settings.learning_rate, settings.weight_decay
+    optimizer: torch.optim.Optimizer
+    if settings.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            parameters, lr, momentum=settings.momentum, weight_decay=decay, nesterov=settings.momentum > 0
+        )
+    else:
+        optimizer = torch.optim.AdamW(parameters, lr, weight_decay=decay)
+    total = max(1, settings.epochs * steps)
+
+    def factor(step: int) -> float:
+        return 1.0 if settings.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / total))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def reader(split: Split) -> Callable[[Sequence[int] | np.ndarray], Batch]:
+    """Read batches by row number; inputs that fit in memory are stacked once."""
+    size = sum(array.nbytes for array in next(batches(split.inputs, [0], 1)).values())
+    if size * split.n > _IN_MEMORY_BYTES:
+        return lambda rows: to_tensors(next(batches(split.inputs, list(rows), len(rows))))
+    whole = to_tensors(next(batches(split.inputs, range(split.n), split.n)))
+    return lambda rows: {name: x[torch.as_tensor(rows)] for name, x in whole.items()}
+
+
+def scorer(split: Split, cases: Cases, device: str) -> Callable[[Any], float]:
+    """A function that gives a model's headline metric on a split."""
+    read = reader(split)
+
+    def score(model: nn.Module) -> float:
+        model.eval()
+        with torch.inference_mode():
+            outputs = [
+                forward(model, {name: x.to(device) for name, x in read(rows).items()}).cpu()
+                for rows in np.array_split(np.arange(split.n), math.ceil(split.n / _EVAL_BATCH))
+            ]
+        value = headline_value(torch.cat(outputs).float().numpy(), cases)
+        return value if math.isfinite(value) else -math.inf
+
+    return score
