@@ -42,7 +42,7 @@ OLD_ARM = "Processor\t: ARMv7\nFeatures\t: half thumb neon vfpv4\nHardware\t: BC
         (EPYC, "AMD EPYC 9V74 80-Core Processor", "avx512-vnni"),
         (HASWELL, "Intel(R) Core(TM) i7-4770 CPU @ 3.40GHz", "avx2"),
         (RASPBERRY_PI_5, "Raspberry Pi 5 Model B Rev 1.0 (Cortex-A76)", "neon-dotprod"),
-        (GRAVITON_3, "(Neoverse V1)", "neon-i8mm"),
+        (GRAVITON_3, "Neoverse V1", "neon-i8mm"),
         (OLD_ARM, "BCM2835", "neon"),
         ("flags: sse2 avx512f avx512bw avx2", "", "avx512"),
         ("flags: amx_int8 avx512_vnni", "", "amx-int8"),

@@ -119,11 +119,12 @@ def parse_cpu_name(cpuinfo: str, *, board: str = "") -> str:
         'AMD EPYC 9V74'
     """
     entries = _entries(cpuinfo)
-    core = _ARM_CORES.get(_hexadecimal(entries.get("cpu part", "")), "")
-    arm = core if _hexadecimal(entries.get("cpu implementer", "")) == 0x41 else ""
-    computer = board.strip("\x00 \n") or entries.get("model", "") if arm else ""
-    name = entries.get("model name", "") or " ".join(filter(None, [computer, arm and f"({arm})"]))
-    return " ".join(name.split()) or entries.get("hardware", "")
+    if name := entries.get("model name"):
+        return " ".join(name.split())
+    is_arm = _hexadecimal(entries.get("cpu implementer", "")) == 0x41
+    core = _ARM_CORES.get(_hexadecimal(entries.get("cpu part", "")), "") if is_arm else ""
+    computer = board.strip("\x00 \n") or entries.get("model", "") or entries.get("hardware", "")
+    return f"{computer} ({core})" if computer and core else computer or core
 
 
 def parse_isa(cpuinfo: str) -> str:

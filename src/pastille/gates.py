@@ -19,6 +19,8 @@ from pastille.stats.quantiles import samples_needed
 from pastille.stats.shares import Share, class_shares, subject_method
 from pastille.values import Cases, Check, Interval, Latency, Quantile, SplitName, Status, Verdict
 
+# Below this, a bootstrap's interval is far too narrow to approve anything.
+_FEWEST_FOR_BOOTSTRAP = 20
 # Discordance is planned with the upper end of this interval: the observed one is often 0.
 _DISCORDANCE_CONFIDENCE = 0.8
 _WORST_FIRST = (Status.REJECTED, Status.INCONCLUSIVE, Status.APPROVED)
@@ -66,8 +68,8 @@ def judge_metrics(
         >>> worse = np.where(np.arange(400) == 7, -2.0, logits)  # one case newly wrong
         >>> (check,) = judge_metrics(logits, worse, cases=cases, limits={"accuracy": 0.02}, confidence=0.95)
         >>> print(check.reason)
-        accuracy fell by 0.3 points (95 % CI −0.7 to 1.4, 400 cases: 1 newly wrong, 0 newly right), within
-        the limit of 2 points
+        accuracy fell by 0.2 points (95 % CI −0.7 to 1.4, 400 cases: 1 newly wrong, 0 newly right),
+        within the limit of 2 points
 
     References:
         Tango, Statistics in Medicine 17, 1998; Rao and Scott, Biometrics 48, 1992;
@@ -148,6 +150,7 @@ def _r2_drop(baseline: np.ndarray, candidate: np.ndarray, cases: Cases, confiden
     clusters = cases.subjects if has_repeats(cases.subjects) else None
     sums = resample_sums(columns, clusters=clusters)
     scale = float(total_squares(sums.observed))
+    enough = len(sums.jackknife) >= _FEWEST_FOR_BOOTSTRAP
     interval = bca_of_sums(sums, lambda s: (s[..., 6] - s[..., 3]) / total_squares(s), confidence=confidence)
     if not math.isfinite(scale):
         return _Drop(metric="r2", baseline=0.0, candidate=0.0, n=0, interval=None, method="none")
@@ -156,8 +159,9 @@ def _r2_drop(baseline: np.ndarray, candidate: np.ndarray, cases: Cases, confiden
         baseline=1.0 - float(sums.observed[3]) / scale,
         candidate=1.0 - float(sums.observed[6]) / scale,
         n=len(columns),
-        interval=interval,
+        interval=interval if enough else None,
         method="paired BCa bootstrap" + ("" if clusters is None else " by subject"),
+        counts="" if clusters is None else f" of {len(sums.jackknife)} subjects",
     )
 
 
@@ -223,7 +227,7 @@ def _reason(drop: _Drop, limit: float, status: Status, more: int | None) -> str:
 
 def _why_not(drop: _Drop) -> str:
     if drop.n:
-        return f"{drop.n} {_NEEDED_CASES[drop.metric]} are too few for an interval"
+        return f"{drop.n} {_NEEDED_CASES[drop.metric]}{drop.counts} are too few for an interval"
     if drop.metric == "r2":
         return "all targets of the split are equal"
     return f"the split has no {_NEEDED_CASES[drop.metric]}"
@@ -271,7 +275,8 @@ def judge_size(size_bytes: int, limit: float, *, baseline_bytes: int) -> Check:
     """
     fits = size_bytes <= limit
     relation = "within" if fits else "beyond"
-    shown, before, bound = (_size(x, limit) for x in (size_bytes, baseline_bytes, limit))
+    shown, before = (_size(x, limit) for x in (size_bytes, baseline_bytes))
+    unit, factor = _size_unit(limit)
     return Check(
         metric="size",
         status=Status.APPROVED if fits else Status.REJECTED,
@@ -283,17 +288,21 @@ def judge_size(size_bytes: int, limit: float, *, baseline_bytes: int) -> Check:
         n=None,
         method="file size",
         more_cases=None,
-        reason=f"the file has {shown} (baseline {before}), {relation} the limit of {bound}",
+        reason=f"the file has {shown} (baseline {before}), {relation} the limit of {limit / factor:.6g} {unit}",
     )
 
 
 def _size(value: float, limit: float) -> str:
     """In the unit of the limit, so that figures can be compared; in bytes where rounding would hide one."""
-    unit, factor = next((u, f) for u, f in (("MB", 1e6), ("kB", 1e3), ("bytes", 1.0)) if limit >= f or f == 1)
+    unit, factor = _size_unit(limit)
     rounded = round(value / factor, 2)
     if (rounded > limit / factor) != (value > limit):
         return f"{value:.0f} bytes"
     return f"{rounded:.6g} {unit}"
+
+
+def _size_unit(limit: float) -> tuple[str, float]:
+    return ("MB", 1e6) if limit >= 1e6 else ("kB", 1e3) if limit >= 1e3 else ("bytes", 1.0)
 
 
 def judge_latency(latency: Latency, q: float, limit_ms: float, *, baseline: Latency | None) -> Check:

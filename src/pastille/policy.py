@@ -127,8 +127,7 @@ def _limit_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield key, f"{key} {_unfit(metric, recipe, allowed)}"
         elif limit > tier.max_drop:
             most = f"{_percent(tier.max_drop)} at risk tier {tier.risk!r}"
-            mend = f"tighten it, or set requirements.risk to {_looser(limit)}"
-            yield key, f"{key} must be at most {most}, got {_percent(limit)}; {mend}"
+            yield key, f"{key} must be at most {most}, got {_percent(limit)}; tighten it{_looser(limit)}"
 
 
 def _unfit(metric: str, recipe: Recipe, allowed: tuple[str, ...]) -> str:
@@ -148,7 +147,9 @@ def _unfit(metric: str, recipe: Recipe, allowed: tuple[str, ...]) -> str:
 
 def _looser(limit: float) -> str:
     fitting = [tier.risk for tier in TIERS.values() if limit <= tier.max_drop]
-    return f"{fitting[0]!r} if its use permits that" if fitting else "a value: no tier permits as much"
+    if not fitting:
+        return ": no risk tier permits as much"
+    return f", or set requirements.risk to {fitting[0]!r} if its use permits that"
 
 
 def _percent(share: float) -> str:

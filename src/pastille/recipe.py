@@ -348,6 +348,21 @@ class Requirements(Section):
     confidence: Annotated[Share, Field(ge=0.5, lt=1)] = 0.95
 
 
+class Measure(Section):
+    """How speed and memory are measured on the target."""
+
+    threads: int = Field(1, ge=1, description="that the runtime may use")
+    batch_sizes: list[Annotated[int, Field(ge=1)]] = Field([1, 8, 32], min_length=1)
+    seconds: float = Field(3.0, gt=0, le=600, description="spent on timing one file at batch 1")
+    memory: bool = Field(True, description="start fresh processes for peak memory and cold start")
+
+    @model_validator(mode="after")
+    def _begins_with_one(self) -> Measure:
+        if self.batch_sizes != sorted({1, *self.batch_sizes}):
+            raise ValueError(f"batch_sizes must be ascending and begin with 1, got {self.batch_sizes}")
+        return self
+
+
 class Recipe(Section):
     """Everything that was asked of one run."""
 
@@ -356,7 +371,7 @@ class Recipe(Section):
     data: DataSection
     requirements: Requirements = Field(default_factory=Requirements)
     target: Literal["this-machine"] = "this-machine"
-    threads: int = Field(1, ge=1, description="that the runtime may use when it is timed")
+    measure: Measure = Measure()
     plan: list[PlanStep] = Field(min_length=1)
     seed: int = Field(0, ge=0)
     output: Path = Path("runs")
@@ -491,7 +506,11 @@ def _explain(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     given = error.get("input")
     shown = f", got {given!r}" if isinstance(given, str | int | float) and "got" not in message else ""
-    lead = "" if message.startswith(("plan ", "labels", "positive", "validation")) else f"{where} "
+    lead = (
+        ""
+        if message.startswith(("plan ", "labels", "positive", "validation", "batch_sizes"))
+        else f"{where} "
+    )
     return f"{lead}{message}{shown}"
 
 

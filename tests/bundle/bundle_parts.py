@@ -73,7 +73,9 @@ def model_folder() -> Path:
     return folder
 
 
-def write_network(path: Path, *, seed: int, external: bool = False, name: str = "logits") -> None:
+def write_network(
+    path: Path, *, seed: int, external: bool = False, name: str = "logits", batch: int | str = "N"
+) -> None:
     """A two-layer perceptron as ONNX."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -92,8 +94,8 @@ def write_network(path: Path, *, seed: int, external: bool = False, name: str = 
             helper.make_node("Gemm", ["active", "w2", "b2"], [name]),
         ],
         "network",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", FEATURES])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", CLASSES])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, FEATURES])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, CLASSES])],
         [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

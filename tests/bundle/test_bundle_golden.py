@@ -222,6 +222,9 @@ def test_chooses_binary_cases_away_from_the_threshold() -> None:
         probability = 1 / (1 + np.exp(-odds[chosen, 0] * (1 if positive else -1)))
         assert (np.abs(probability - 0.2) > 0.05).all()
         assert 0 < (probability >= 0.2).sum() < 8
+    mirrored = choose_cases([odds + 0.01], kind="binary", threshold=0.8, positive=1, count=8)
+    same = choose_cases([odds + 0.01], kind="binary", threshold=0.2, positive=0, count=8)
+    assert mirrored.tolist() == same.tolist()
 
 
 def test_chooses_regression_cases_over_the_whole_range() -> None:

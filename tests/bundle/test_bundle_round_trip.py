@@ -24,7 +24,7 @@ from bundle_parts import (
     write_network,
 )
 
-from pastille.bundle import Bundle, answer_cases, load_bundle, read_manifest, verify, write_bundle
+from pastille.bundle import Bundle, Golden, answer_cases, load_bundle, read_manifest, verify, write_bundle
 from pastille.errors import DataError, InferenceError, IntegrityError
 from pastille.runtime import load
 from pastille.values import TensorSpec
@@ -236,9 +236,30 @@ def test_binary_threshold_speaks_of_the_positive_label(tmp_path: Path, positive:
             golden=answer_cases({"input": x}, {"fp32": session}, output="logits"),
         ),
     )
+    assert verify(tmp_path / "b").replays[0].passes
     bundle = load_bundle(tmp_path / "b")
     expected = {1: (1, 0, 1), 0: (1, 0, 0)}[positive]  # what reaches 0.3 is called positive
     assert bundle.predict(x).decisions == tuple(labels[i] for i in expected)
+
+
+def test_a_replay_of_a_bundle_decides_by_its_own_threshold_and_positive_label(tmp_path: Path) -> None:
+    """From 0.300002 to 0.299998 for label 0: near enough in value, another decision at 0.3."""
+    _write_linear(tmp_path / "m.onnx", outputs=1)
+    x = np.array([[0.84729]], np.float32)
+    parts = make_parts(
+        kind="binary",
+        labels=("benign", "malignant"),
+        positive=("benign",),
+        threshold=0.3,
+        inputs=(TensorSpec(name="input", shape=(1,), dtype="float32"),),
+        output=TensorSpec(name="logits", shape=(1,), dtype="float32"),
+        selected="fp32",
+        variants=(variant("fp32", path=tmp_path / "m.onnx"),),
+        golden=Golden(inputs={"input": x}, outputs={"fp32": x + np.float32(2e-5)}),
+    )
+    write_bundle(tmp_path / "b", parts)
+    with pytest.raises(IntegrityError, match="0 of 1 decisions are equal"):
+        verify(tmp_path / "b")
 
 
 def test_regression_answers_with_numbers_alone(tmp_path: Path) -> None:

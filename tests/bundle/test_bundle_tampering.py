@@ -86,7 +86,10 @@ def test_any_changed_byte_of_the_manifest(directory: Path) -> None:
 def test_another_length(directory: Path, file: str, change: bytes) -> None:
     data = (directory / file).read_bytes()
     (directory / file).write_bytes(data + change if change else data[:-1])
-    assert file in refusal(directory, replay=False)
+    message = refusal(directory, replay=False)
+    assert file in message
+    if file != "manifest.json":
+        assert f"must have {len(data)} bytes, but has {len(data) + (1 if change else -1)}" in message
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -306,12 +309,12 @@ def test_model_that_is_no_onnx_or_keeps_its_weights_elsewhere(directory: Path, t
     path = directory / "models/fp32.onnx"
     path.write_bytes(b"not a model")
     forge(directory)
-    assert "models/fp32.onnx is not an ONNX model" in refusal(directory)
+    assert "models/fp32.onnx is not an ONNX model" in refusal(directory, replay=False)
     (tmp_path / "external").mkdir()
     write_network(tmp_path / "external" / "m.onnx", seed=0, external=True)
     shutil.copyfile(tmp_path / "external" / "m.onnx", path)
     forge(directory)
-    assert "models/fp32.onnx keeps weights in another file" in refusal(directory)
+    assert "models/fp32.onnx keeps weights in another file" in refusal(directory, replay=False)
 
 
 def test_model_with_other_inputs(directory: Path) -> None:
@@ -319,6 +322,13 @@ def test_model_with_other_inputs(directory: Path) -> None:
     forge(directory)
     message = refusal(directory)
     assert "models/fp32.onnx must take and give 'input' float32 (4,), 'logits' float32 (3,)" in message
+
+
+def test_model_of_one_batch_size(directory: Path) -> None:
+    write_network(directory / "models/fp32.onnx", seed=0, batch=16)
+    forge(directory)
+    assert "models/fp32.onnx must take and give" in (message := refusal(directory))
+    assert "in batches of any size" in message
 
 
 def npz(arrays: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:

@@ -52,4 +52,5 @@ def splits_of(**splits: Split) -> Splits:
     """Three sound splits of a binary task, those given replacing them."""
     names = ("train", "validation", "test")
     sound = {name: split_of([0, 1, 0, 1], seed=seed) for seed, name in enumerate(names)}
-    return Splits(**{**sound, **splits})
+    chosen = {**sound, **splits}
+    return Splits(train=chosen["train"], validation=chosen["validation"], test=chosen["test"])

@@ -35,8 +35,7 @@ def numbers(*values: float) -> Split:
         (
             numbers(0, 2, 1),
             BINARY,
-            "target test[1] is 2, but must be between 0 and 1, an index into task.labels (benign, malignant); "
-            "1 of 3 targets are not",
+            "target test[1] is 2, but must be between 0 and 1, an index into task.labels (benign, malignant)",
         ),
         (numbers(0, 1, -1), THREE, "target test[2] is -1, but must be between 0 and 2"),
         (
@@ -70,7 +69,7 @@ def test_one_class_only_is_refused_in_every_split(name: str) -> None:
 
 @pytest.mark.parametrize("task", [BINARY, NUMBER])
 def test_targets_of_the_wrong_shape(task: TaskSection) -> None:
-    column = Split(inputs=np.zeros((4, 1)), targets=np.array([[0], [1], [0], [1]]))
+    column = Split(inputs=[0.0] * 4, targets=np.array([[0], [1], [0], [1]]))
     with pytest.raises(
         DataError, match=r"targets of train must have shape \(N,\), one per case, got \(4, 1\)"
     ):
@@ -78,7 +77,7 @@ def test_targets_of_the_wrong_shape(task: TaskSection) -> None:
 
 
 def test_targets_that_are_text() -> None:
-    text = Split(inputs=np.zeros((2, 1)), targets=np.array(["a", "b"]))
+    text = Split(inputs=[0.0] * 2, targets=np.array(["a", "b"]))
     with pytest.raises(DataError, match="targets of train must be numbers for a regression task, got <U1"):
         check_targets(splits_of(train=text), NUMBER)
     with pytest.raises(DataError, match="targets of train must be integer class indices, got <U1"):

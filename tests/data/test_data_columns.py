@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pastille.data.columns import (
@@ -40,7 +40,7 @@ def test_a_map_takes_the_rest_with_other() -> None:
     [
         (
             {},
-            "table row 3 is 'malignan', not in task.labels; did you mean 'malignant'? allowed: benign, malignant",
+            "row 3 is 'malignan', not in task.labels; did you mean 'malignant'? allowed: benign, malignant",
         ),
         ({"mel": "malignant"}, "table row 3 is 'malignan', not in data.label_map; allowed: mel"),
         (
@@ -56,7 +56,7 @@ def test_unknown_labels_are_named(label_map: dict[str, str], message: str) -> No
 
 
 def test_without_a_map_the_label_other_is_a_label_like_any() -> None:
-    with pytest.raises(DataError, match="is 'nv', not in task.labels"):
+    with pytest.raises(DataError, match=r"is 'nv', not in task.labels"):
         class_indices(["nv"], ["mel", "other"], label_map={}, where=row)
 
 
@@ -77,6 +77,7 @@ def test_an_attribute_may_be_missing_but_not_text() -> None:
         numbers(["old"], where=row, may_miss=True)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(-50, 50), min_size=1, max_size=6, unique=True).map(sorted),
     st.lists(st.integers(-60, 60), min_size=1),

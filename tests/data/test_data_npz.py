@@ -38,6 +38,16 @@ def test_splits_a_table_by_fractions(tmp_path: Path) -> None:
     assert splits.preprocessing is None
 
 
+def test_labels_are_stratified_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
+    rare = {**table(200), "y": (np.arange(200) < 20).astype(int)}
+    stratified = read(tmp_path, rare)
+    assert [int(split.targets.sum()) for _, split in stratified] == [13, 3, 4]
+    assert [split.n for _, split in stratified] == [130, 30, 40]
+    free = read(tmp_path, rare, split={"stratify": None})
+    assert [split.n for _, split in free] == [130, 30, 40]
+    assert [int(split.targets.sum()) for _, split in free] != [13, 3, 4]
+
+
 def test_inputs_stay_beside_their_targets(tmp_path: Path) -> None:
     splits = read(tmp_path, {"x": np.arange(60.0).reshape(60, 1), "y": np.arange(60) / 2}, task=NUMBER)
     for _, split in splits:
@@ -62,7 +72,7 @@ def test_several_inputs_come_by_name(tmp_path: Path) -> None:
     splits = read(tmp_path, table(age=np.ones((60, 1))), inputs=["x", "age"])
     assert {name: row.shape for name, row in splits.train.inputs[0].items()} == {"x": (4,), "age": (1,)}
     with pytest.raises(
-        DataError, match="data.normalize must be none where there are several inputs, got x, age"
+        DataError, match=r"data.normalize must be none where there are several inputs, got x, age"
     ):
         read(tmp_path, table(age=np.ones((60, 1))), inputs=["x", "age"], normalize="auto")
 
@@ -132,13 +142,13 @@ def test_targets_by_name_as_floats_and_as_booleans(tmp_path: Path) -> None:
             {"y": np.arange(59)},
             {},
             BINARY,
-            "array 'y' must have one entry for each of the 60 of 'x', got shape (59,)",
+            "array 'y' must have shape (N, ...) with the N of 'x', (60,), got (59,)",
         ),
         (
             {"y": np.array(3)},
             {},
             BINARY,
-            "array 'y' must have one entry for each of the 60 of 'x', got shape ()",
+            "array 'y' must have shape (N, ...) with the N of 'x', (60,), got ()",
         ),
         (
             {"x": np.arange(60.0)},
@@ -215,7 +225,7 @@ def test_a_pickle_in_place_of_an_array_is_never_loaded(tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("x.npy", pickle.dumps(Bomb()))
-    with pytest.raises(DataError, match="array 'x'"):
+    with pytest.raises(DataError, match=r"'x' is not an array of numpy.savez"):
         load_archive(path, ["x"])
 
 

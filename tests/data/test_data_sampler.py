@@ -3,13 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from data_samples import split_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pastille.data.sampler import MIN_CALIBRATION, allocate, calibration_indices
 from pastille.errors import CalibrationError
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.data())
 def test_allocation_sums_and_is_as_equal_as_can_be(sizes: list[int], data: st.DataObject) -> None:
     n = data.draw(st.integers(0, sum(sizes)))
@@ -22,6 +23,7 @@ def test_allocation_sums_and_is_as_equal_as_can_be(sizes: list[int], data: st.Da
     assert not_exhausted.size == 0 or take.max() - not_exhausted.min() <= 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(MIN_CALIBRATION, 300))
 def test_sorted_distinct_and_repeatable(seed: int, n: int) -> None:
     split = split_of((np.arange(200) % 3).tolist(), strata=np.repeat(["a", "b"], 100))
@@ -68,7 +70,7 @@ def test_too_few_in_the_split(n: int) -> None:
 
 def test_too_few_asked_for() -> None:
     with pytest.raises(
-        CalibrationError, match="calibration must have at least 16 samples, got 1; raise quantize.samples"
+        CalibrationError, match=r"calibration must have at least 16 samples, got 1; raise quantize.samples"
     ):
         calibration_indices(split_of([0] * 100), 1, seed=0)
 

@@ -105,6 +105,18 @@ def test_what_the_runtime_does_not_know_is_one_line(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_kernel_that_fails_is_one_line_and_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 18]>
+        g (float[n, 4] x) => (float[a, b] y) <int64[2] s = {3, 5}> { y = Reshape(x, s) }"""
+    session = load(saved(parser.parse_model(text), tmp_path / "m.onnx"))
+    with pytest.raises(InferenceError, match=r"^m\.onnx cannot run: .*Reshape") as error:
+        session({"x": np.zeros((2, 4), np.float32)})
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_threads_may_share_a_session(linear: Path) -> None:
     session = load(linear)
     x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)

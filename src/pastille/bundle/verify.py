@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -117,8 +116,6 @@ def _check_size(path: Path, entry: FileEntry) -> None:
         found = path.lstat()
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; {REMEDY}") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise IntegrityError(f"{path} must be a plain file; {REMEDY}")
     if found.st_size != entry.size_bytes:
         raise IntegrityError(
             f"{path} must have {entry.size_bytes} bytes, but has {found.st_size}; it was changed; {REMEDY}"

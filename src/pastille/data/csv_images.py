@@ -145,6 +145,7 @@ class _Finder:
         self._listings: Final[dict[Path, dict[str, list[Path]]]] = {}
 
     def find(self, name: str, where: str) -> Path:
+        """The one file called ``name``, with or without its ending."""
         relative = PurePosixPath(name)
         inside = bool(name) and not relative.is_absolute() and ".." not in relative.parts
         candidates = [

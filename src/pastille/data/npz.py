@@ -21,6 +21,7 @@ from pastille.values import Normalization, Preprocessing
 
 MAX_NPZ_BYTES = 16 << 30  # of the arrays that are read, inflated
 
+_PICKLED = "is stored as pickled objects, which are never loaded; save numbers or strings"
 _KEPT_INTEGERS = ("int32", "int64")
 
 
@@ -164,12 +165,12 @@ def load_archive(path: Path, names: Sequence[str], *, limit: int = MAX_NPZ_BYTES
     wanted = list(dict.fromkeys(names))
     _require_members(path, wanted, limit)
     arrays = {name: _load(path, name) for name in wanted}
+    first = arrays[wanted[0]]
     for name, array in arrays.items():
-        first = arrays[wanted[0]]
         if array.ndim == 0 or len(array) != len(first):
             raise DataError(
-                f"{path}: array {name!r} must have one entry for each of the {len(first)} of "
-                f"{wanted[0]!r}, got shape {array.shape}"
+                f"{path}: array {name!r} must have shape (N, ...) with the N of {wanted[0]!r}, "
+                f"{first.shape[:1]}, got {array.shape}"
             )
     return Archive(path, arrays)
 
@@ -193,15 +194,13 @@ def _require_members(path: Path, wanted: Sequence[str], limit: int) -> None:
 def _load(path: Path, name: str) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as file:
-            array = np.asarray(file[name])
+            array = file[name]
     except Exception as error:  # a hostile archive fails in every layer: zip, inflate, header, memory
         pickled = "allow_pickle" in str(error)
-        problem = (
-            "is stored as pickled objects, which are never loaded; save numbers or strings"
-            if pickled
-            else (f"cannot be read: {one_line(error)}")
-        )
+        problem = _PICKLED if pickled else f"cannot be read: {one_line(error)}"
         raise DataError(f"{path}: array {name!r} {problem}") from None
+    if not isinstance(array, np.ndarray):  # numpy hands out a member that is no array as bytes
+        raise DataError(f"{path}: {name!r} is not an array of numpy.savez")
     return array
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,6 +14,18 @@ from pastille.values import Preprocessing, SplitName
 INPUT = "input"  # the name of a model's only input
 
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
+
+
+class Inputs(Protocol):
+    """What can be read by row: a list, an array, or a lazy reader of files."""
+
+    def __len__(self) -> int:
+        """How many inputs there are."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """One input: an array without a batch axis, or ``{name: array}``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +48,7 @@ class Split:
         3
     """
 
-    inputs: Sequence[Any]
+    inputs: Inputs
     targets: np.ndarray
     groups: Mapping[str, np.ndarray] = field(default_factory=lambda: MappingProxyType({}))
     subjects: np.ndarray | None = None
@@ -96,7 +108,7 @@ def collate(samples: Sequence[Any]) -> dict[str, np.ndarray]:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def batches(inputs: Sequence[Any], indices: Sequence[int], size: int) -> Iterator[dict[str, np.ndarray]]:
+def batches(inputs: Inputs, indices: Sequence[int], size: int) -> Iterator[dict[str, np.ndarray]]:
     """Read inputs lazily, ``size`` at a time, in the order of ``indices``."""
     for start in range(0, len(indices), size):
         yield collate([inputs[int(i)] for i in indices[start : start + size]])

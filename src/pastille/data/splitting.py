@@ -15,6 +15,9 @@ from pastille.values import Kind, SplitName
 
 QUANTILE_BINS = 10
 _LEAST_PER_BIN = 10
+_OVERALL = (
+    0.1  # weight of a split's size beside its share of the label: less lets sizes drift, more lets shares
+)
 
 
 def stratification(targets: np.ndarray, kind: Kind) -> np.ndarray:
@@ -49,8 +52,8 @@ def split_indices(
     """Deal n cases out to train, validation and test, whole subjects at a time.
 
     Greedy: from the rarest label to the commonest, and from the subject with the most cases of it to the
-    one with the fewest, each goes where the most is still missing of its label and overall. A label whose
-    every subject has that label alone is in each split if it has three subjects.
+    one with the fewest, each goes where most is missing of its label, and a little of everything. No split
+    is empty. A label whose subjects have no other label is in each split if it has three subjects.
 
     Args:
         n: Cases.
@@ -112,11 +115,12 @@ class _Tally:
         self.got = [0] * len(SPLIT_NAMES)
 
     def missing(self) -> list[int]:
+        """Splits that have none."""
         return [split for split, got in enumerate(self.got) if got == 0]
 
     def lack(self, split: int, wanted: Sequence[float], arriving: int) -> float:
-        """Cases that the split is short of, once ``arriving`` more are dealt to somebody."""
-        return wanted[split] * (sum(self.got) + arriving) - self.got[split]
+        """How short of cases the split is once ``arriving`` more are dealt, in units of ``arriving``."""
+        return (wanted[split] * (sum(self.got) + arriving) - self.got[split]) / arriving
 
 
 def _deal(contents: list[Counter[int]], label: np.ndarray, fractions: Fractions, seed: int) -> list[int]:
@@ -134,7 +138,7 @@ def _deal(contents: list[Counter[int]], label: np.ndarray, fractions: Fractions,
             arriving = contents[who]
             lack = [
                 tallies[key].lack(split, wanted, arriving[key])
-                + overall.lack(split, wanted, arriving.total())
+                + _OVERALL * overall.lack(split, wanted, arriving.total())
                 for split in range(len(SPLIT_NAMES))
             ]
             open_to = _open_splits(tallies[key], len(queue) - done, overall, len(contents) - len(dealt))
@@ -146,7 +150,10 @@ def _deal(contents: list[Counter[int]], label: np.ndarray, fractions: Fractions,
 
 
 def _open_splits(tally: _Tally, left: int, overall: _Tally, left_overall: int) -> Sequence[int]:
-    """The splits that may be dealt to, so that none is without the label, or empty, in the end.
+    """The splits that may be dealt to, so that none is empty, or without the label, in the end.
+
+    A label with too few subjects to be everywhere is left to chance: forced apart, many such labels would
+    fill the small splits.
 
     Args:
         tally: Of the label.
@@ -154,8 +161,8 @@ def _open_splits(tally: _Tally, left: int, overall: _Tally, left_overall: int) -
         overall: Of all cases.
         left_overall: Subjects that are still to be dealt.
     """
-    if left <= len(tally.missing()):
+    if left_overall == len(overall.missing()):
+        return overall.missing()  # these lack the label too
+    if left == len(tally.missing()):
         return tally.missing()
-    if left_overall <= len(overall.missing()):
-        return overall.missing()
     return range(len(SPLIT_NAMES))

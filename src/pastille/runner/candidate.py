@@ -70,7 +70,7 @@ def measure(
     progress: Progress,
 ) -> Candidate:
     """Measure an exported file on validation, and write the profile beside it."""
-    session = load(artifact.file, threads=task.recipe.threads)
+    session = load(artifact.file, threads=task.recipe.measure.threads)
     split = task.splits.validation
     outputs = answer(session, split, progress=progress, what=f"evaluating {name}")
     profile = profile_file(
@@ -83,8 +83,11 @@ def measure(
         cases=task.cases["validation"],
         parameters=sum(p.numel() for p in artifact.module.parameters()),
         confidence=task.recipe.requirements.confidence,
-        threads=task.recipe.threads,
-        baseline=load(baseline.artifact.file, threads=task.recipe.threads) if baseline else None,
+        threads=task.recipe.measure.threads,
+        baseline=load(baseline.artifact.file, threads=task.recipe.measure.threads) if baseline else None,
+        batch_sizes=task.recipe.measure.batch_sizes,
+        with_footprint=task.recipe.measure.memory,
+        budget_s=task.recipe.measure.seconds,
         progress=progress,
     )
     save_array(artifact.file.with_name(ANSWERS), outputs)

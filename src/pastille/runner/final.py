@@ -23,7 +23,8 @@ from pastille.measure.evaluate import answer
 from pastille.measure.latency import compare
 from pastille.progress import Progress
 from pastille.record import BundleWritten, FinalJudged, TestOpened
-from pastille.report import render, view
+from pastille.report import render
+from pastille.report.view import view
 from pastille.runner.candidate import Candidate
 from pastille.runner.journal import Journal, load_array, save_array
 from pastille.runtime import Session, load
@@ -85,7 +86,7 @@ def _test_answers(
         reason = "final gate, interrupted before its answers were on disk" if again else "final gate"
         journal.append(TestOpened(reason=reason))
         for file, candidate in zip(files, (baseline, kept), strict=True):
-            session = load(candidate.artifact.file, threads=task.recipe.threads)
+            session = load(candidate.artifact.file, threads=task.recipe.measure.threads)
             what = f"evaluating {candidate.profile.name} on test"
             save_array(file, answer(session, task.splits.test, progress=progress, what=what))
     before, after = (load_array(file) for file in files)
@@ -114,16 +115,19 @@ def _nothing_kept() -> Verdict:
 
 
 def _speedups(kept: Candidate, baseline: Candidate, task: Task, progress: Progress) -> tuple[Speedup, ...]:
-    threads = task.recipe.threads
-    old, new = (load(c.artifact.file, threads=threads) for c in (baseline, kept))
-    inputs = task.splits.validation.inputs
-    latencies = progress.track(kept.profile.latency, what="comparing speed")
-    return tuple(_speedup(old, new, inputs, latency.batch, latency.conditions) for latency in latencies)
-
-
-def _speedup(old: Session, new: Session, inputs: Sequence[object], size: int, conditions: object) -> Speedup:
-    batch = collate([inputs[i % len(inputs)] for i in range(size)])
-    return compare(old, new, batch, conditions=conditions)  # type: ignore[arg-type]
+    measure, inputs = task.recipe.measure, task.splits.validation.inputs
+    old, new = (load(c.artifact.file, threads=measure.threads) for c in (baseline, kept))
+    return tuple(
+        compare(
+            old,
+            new,
+            collate([inputs[i % len(inputs)] for i in range(size)]),
+            conditions=kept.profile.latency[0].conditions,
+            confidence=task.recipe.requirements.confidence,
+            budget_s=measure.seconds * 2 / 3,
+        )
+        for size in progress.track(measure.batch_sizes, what="comparing speed")
+    )
 
 
 def select(

@@ -169,7 +169,7 @@ def _locked(directory: Path) -> IO[str]:
 
 def _environment(recipe: Recipe) -> Environment:
     machine = this_machine(
-        threads=recipe.threads, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version
+        threads=recipe.measure.threads, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version
     )
     return environment(machine)
 

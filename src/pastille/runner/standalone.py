@@ -34,7 +34,7 @@ def profile_baseline(
     with reproducible(recipe.seed), TemporaryDirectory(prefix="pastille-") as folder:
         task = load_task(recipe, base, allow_leakage=allow_leakage, progress=progress)
         file = _export(task, Path(folder), progress)
-        session = load(file, threads=recipe.threads)
+        session = load(file, threads=recipe.measure.threads)
         split = task.splits.validation
         return profile_file(
             file,
@@ -46,8 +46,10 @@ def profile_baseline(
             cases=task.cases["validation"],
             parameters=sum(p.numel() for p in task.model.parameters()),
             confidence=recipe.requirements.confidence,
-            threads=recipe.threads,
-            baseline=None,
+            threads=recipe.measure.threads,
+            batch_sizes=recipe.measure.batch_sizes,
+            with_footprint=recipe.measure.memory,
+            budget_s=recipe.measure.seconds,
             progress=progress,
         )
 
@@ -92,7 +94,7 @@ def validate_file(
         part, cases = getattr(task.splits, split), task.cases[split]
         outputs = []
         for name, file in zip(("baseline", "candidate"), files, strict=True):
-            session = load(file, threads=recipe.threads)
+            session = load(file, threads=recipe.measure.threads)
             _check_inputs(session, task, file)
             found = answer(session, part, progress=progress, what=f"evaluating {name}")
             problem = output_problem(cases.kind, len(cases.labels), found.shape)

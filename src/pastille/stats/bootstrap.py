@@ -3,14 +3,19 @@
 `bca` takes any statistic of row indices. Most statistics here (a share, R², a mean error, and drops of
 these) are functions of column sums: for them `resample_sums` draws once, with one product of counts
 and columns per resample, and `bca_of_sums` reads any number of intervals off the same draws.
+
+Plain BCa is too narrow for small samples: it is widened as a t interval is over a normal one
+(Hesterberg), which all but vanishes from a few hundred rows on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 from pastille.stats.normal import NORMAL, critical_value
 from pastille.values import Interval
@@ -64,6 +69,7 @@ def bca(
 
     References:
         Efron, "Better bootstrap confidence intervals", JASA 82, 1987.
+        Hesterberg, "What teachers should know about the bootstrap", American Statistician 69, 2015.
         Field and Welsh, "Bootstrapping clustered data", JRSS B 69, 2007.
     """
     units = [np.flatnonzero(_unit_of_row(n, clusters) == u) for u in range(_unit_count(n, clusters))]
@@ -129,7 +135,7 @@ def bca_of_sums(
         >>> errors = np.array([0.1, -0.2, 0.3, 0.0, 0.1, -0.1, 0.2, 0.4])
         >>> sums = resample_sums(np.column_stack([errors, np.ones(8)]))
         >>> bca_of_sums(sums, lambda s: s[..., 0] / s[..., 1], confidence=0.95)
-        Interval(low=-0.02..., high=0.2..., confidence=0.95)
+        Interval(low=-0.062..., high=0.262..., confidence=0.95)
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         theta = float(statistic(sums.observed))
@@ -151,7 +157,6 @@ def _unit_count(n: int, clusters: np.ndarray | None) -> int:
 def _interval(
     theta: float, replicates: np.ndarray, jackknife: np.ndarray, confidence: float
 ) -> Interval | None:
-    z = critical_value(confidence)
     defined = replicates[np.isfinite(replicates)]
     few = len(defined) < (1 - _MAX_UNDEFINED) * len(replicates)
     if few or len(jackknife) < 2 or not (np.isfinite(theta) and np.isfinite(jackknife).all()):
@@ -161,9 +166,15 @@ def _interval(
     if np.ptp(defined) <= scale:
         certain = np.ptp(jackknife) <= scale
         return Interval(low=theta, high=theta, confidence=confidence) if certain else None
-    levels = _levels(theta, defined, jackknife, z, scale)
+    levels = _levels(theta, defined, jackknife, _reach(len(jackknife), confidence), scale)
     low, high = np.quantile(defined, levels)
     return Interval(low=float(low), high=float(high), confidence=confidence)
+
+
+def _reach(units: int, confidence: float) -> float:
+    """Standard errors to each side: for many units, those of a normal interval."""
+    tail = 0.5 + confidence / 2
+    return max(critical_value(confidence), math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, tail)))
 
 
 def _levels(

@@ -118,7 +118,7 @@ def decisions(kind: Kind, outputs: np.ndarray, *, threshold: float, positive: in
         array([0, 1, 1])
     """
     if kind == "multiclass":
-        return _checked(kind, outputs).argmax(axis=1).astype(np.int64)
+        return np.asarray(_checked(kind, outputs).argmax(axis=1), np.int64)
     odds = log_odds(outputs)
     # The probability of label 0 is the sigmoid of the negated log-odds; 1 - p would round.
     called = _sigmoid(odds if positive == 1 else -odds) >= threshold

@@ -1,0 +1,175 @@
+"""Nothing lost: kill -9 at any moment, Ctrl-C, a full disk, a second process."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pastille.record import BundleWritten, Resumed, StageFinished, read_record
+
+pytestmark = pytest.mark.e2e
+
+# Kills its own process at the nth write of the record, before or after the file is replaced.
+KILLER = """
+import os, signal, sys
+from pastille.runner import journal
+moment, place = sys.argv.pop(1), int(sys.argv.pop(1))
+real, count = journal.write_record, [0]
+def write(record, path):
+    count[0] += 1
+    if count[0] == place and moment == "before": os.kill(os.getpid(), signal.SIGKILL)
+    real(record, path)
+    if count[0] == place and moment == "after": os.kill(os.getpid(), signal.SIGKILL)
+journal.write_record = write
+from pastille.cli import main
+main()
+"""
+
+
+def pastille(project: Path, *options: str, killed: tuple[str, int] | None = None) -> subprocess.Popen[str]:
+    start = [sys.executable, "-c", KILLER, killed[0], str(killed[1])] if killed else []
+    command = [*(start or [sys.executable, "-m", "pastille"]), "run", str(project / "recipe.yaml"), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def hashes(run: Path) -> dict[str, bytes]:
+    """What must not differ: the models, the golden cases, and the digest over both."""
+    bundle = run / "bundle"
+    files = [*sorted((bundle / "models").iterdir()), *sorted((bundle / "golden").iterdir())]
+    written = read_record(run / "run.json").last(BundleWritten)
+    assert written is not None
+    return {str(f.relative_to(bundle)): f.read_bytes() for f in files} | {"content": written.content.encode()}
+
+
+def only_run(project: Path) -> Path:
+    (run,) = (project / "runs/tiny").iterdir()
+    return run
+
+
+@pytest.fixture(scope="module")
+def reference(new_project: Callable[[], Path]) -> dict[str, bytes]:
+    base = new_project()
+    code, _, err = finished(pastille(base, "-q"))
+    assert code == 0, err
+    return hashes(only_run(base))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_every_event(project: Path, reference: dict[str, bytes], moment: str) -> None:
+    kills, code = 0, -signal.SIGKILL
+    # The first process writes "started" at once; each later one writes "resumed", then goes on.
+    place = 2 if moment == "before" else 1
+    while code == -signal.SIGKILL and kills < 12:
+        options = ["-q", "--resume"] if kills else ["-q"]
+        code, _, err = finished(pastille(project, *options, killed=(moment, place)))
+        kills += code == -signal.SIGKILL
+        # "resumed" and one more event per process, or no process would get any further.
+        place = 3 if moment == "before" else 2
+    assert code == 0, err
+    assert kills >= 4
+    run = only_run(project)
+    assert hashes(run) == reference
+    record = read_record(run / "run.json")
+    assert len(record.all(Resumed)) == kills
+    assert sorted(e.index for e in record.all(StageFinished)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("delay", [0.3, 1.0, 2.0])
+def test_killed_while_it_works(project: Path, reference: dict[str, bytes], delay: float) -> None:
+    process = pastille(project, "-q")
+    folder = project / "runs"
+    deadline = time.monotonic() + 120
+    while not folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(delay)
+    process.kill()
+    finished(process)
+    code, _, err = finished(pastille(project, "-q", "--resume"))
+    assert code == 0, err
+    assert hashes(only_run(project)) == reference
+
+
+def test_ctrl_c_is_one_line_and_can_be_resumed(project: Path, reference: dict[str, bytes]) -> None:
+    process = pastille(project, "-q")
+    while not (project / "runs").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finished(process)
+    assert code == 130
+    assert err.splitlines() == ["error: interrupted: what was finished is kept; take it up with --resume"]
+    code, _, err = finished(pastille(project, "-q", "--resume"))
+    assert code == 0, err
+    assert hashes(only_run(project)) == reference
+
+
+def test_a_full_disk_is_one_line_and_earlier_stages_stay(project: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pastille", "run", str(project / "recipe.yaml"), "-q"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a full disk does to one file: every write past the limit fails.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000)),
+    )
+    code, _, err = finished(process)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: cannot write")
+    record = read_record(only_run(project) / "run.json")
+    assert record.events[0].event == "started"
+    assert not list(project.rglob("*.draft"))
+    assert finished(pastille(project, "-q", "--resume"))[0] == 0
+
+
+def test_an_output_that_cannot_be_written(project: Path) -> None:
+    (project / "file").write_text("in the way")
+    code, _, err = finished(pastille(project, "-q", "--set", "output=file/runs"))
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert "cannot write" in err
+
+
+def test_two_processes_do_not_carry_out_one_run(project: Path) -> None:
+    process = pastille(project, "-q")
+    while not list(project.glob("runs/tiny/*/run.json")) and process.poll() is None:
+        time.sleep(0.02)
+    code, _, err = finished(pastille(project, "-q", "--resume"))
+    if process.poll() is None:
+        assert code == 2
+        assert "another process is carrying out the run" in err
+    assert finished(process)[0] == 0
+
+
+def test_nothing_to_resume(project: Path) -> None:
+    code, _, err = finished(pastille(project, "-q", "--resume"))
+    assert code == 2
+    assert "there is no run of this recipe to resume" in err
+
+
+def test_data_that_changed_is_not_resumed(project: Path) -> None:
+    finished(pastille(project, "-q", killed=("after", 3)))
+    text = (project / "data.py").read_text().replace("seed=0", "seed=1")
+    (project / "data.py").write_text(text)
+    code, _, err = finished(pastille(project, "-q", "--resume"))
+    assert code == 2
+    assert "the data changed since the run was begun" in err
+
+
+def test_a_finished_run_is_shown_again(project: Path) -> None:
+    assert finished(pastille(project, "-q"))[0] == 0
+    before = (only_run(project) / "run.json").read_bytes()
+    code, out, _ = finished(pastille(project, "-q", "--resume"))
+    assert code == 0
+    assert "APPROVED" in out
+    assert (only_run(project) / "run.json").read_bytes() == before

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pastille import policy
+from pastille.errors import RecipeError
+from pastille.recipe import Recipe, parse_recipe
+
+ITERATIVE = {"prune": {"sparsity": 0.5, "steps": 3, "finetune": {"epochs": 1}}}
+TASKS: dict[str, dict[str, Any]] = {
+    "binary": {"kind": "binary", "model": "m.py:f", "labels": ["healthy", "ill"]},
+    "positive": {"kind": "multiclass", "model": "m.py:f", "labels": ["a", "b", "c"], "positive": ["a"]},
+    "plain": {"kind": "multiclass", "model": "m.py:f", "labels": ["a", "b", "c"]},
+    "regression": {"kind": "regression", "model": "m.py:f"},
+}
+
+
+def _recipe(
+    task: str, risk: str, max_drop: dict[str, Any] | None = None, plan: list[Any] | None = None
+) -> Recipe:
+    return parse_recipe(
+        {
+            "name": "r",
+            "task": TASKS[task],
+            "data": {"source": "d.py:s"},
+            "requirements": {"risk": risk, "max_drop": max_drop or {}},
+            "plan": plan or [ITERATIVE],
+        }
+    )
+
+
+def test_tiers_are_those_of_the_design() -> None:
+    assert {name: tier.max_drop for name, tier in policy.TIERS.items()} == {
+        "critical": 0.005,
+        "high": 0.01,
+        "medium": 0.02,
+        "low": 0.05,
+    }
+    assert [tier.example for tier in policy.TIERS.values()] == [
+        "diabetic retinopathy grading",
+        "drug interaction detection",
+        "chest X-ray triage",
+        "chart summarization",
+    ]
+    assert [tier.technique for tier in policy.TIERS.values()] == [
+        "QAT; post-training quantization alone is never approved",
+        "QAT + iterative pruning, validated at each step",
+        "distillation + QAT",
+        "aggressive distillation + int4",
+    ]
+    assert all(name == tier.risk for name, tier in policy.TIERS.items())
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "expected"),
+    [
+        ("binary", {}, {"accuracy": 0.02, "sensitivity": 0.02}),
+        ("positive", {"sensitivity": "1 %"}, {"accuracy": 0.02, "sensitivity": 0.01}),
+        ("plain", {}, {"accuracy": 0.02}),
+        ("regression", {}, {"r2": 0.02}),
+        ("regression", {"r2": 0.005}, {"r2": 0.005}),
+        ("binary", {"specificity": "2 %"}, {"accuracy": 0.02, "sensitivity": 0.02, "specificity": 0.02}),
+    ],
+)
+def test_the_tier_fills_in_what_is_not_given(
+    task: str, given: dict[str, Any], expected: dict[str, float]
+) -> None:
+    recipe = _recipe(task, "medium", given)
+    policy.check(recipe)
+    assert policy.limits(recipe) == expected
+
+
+@pytest.mark.parametrize("risk", ["critical", "high", "medium", "low"])
+def test_a_limit_equal_to_the_tier_is_accepted_and_a_looser_one_is_not(risk: str) -> None:
+    limit = policy.TIERS[risk].max_drop  # type: ignore[index]
+    policy.check(_recipe("plain", risk, {"accuracy": limit}))
+    with pytest.raises(RecipeError, match=f"must be at most .* at risk tier '{risk}', got") as caught:
+        policy.check(_recipe("plain", risk, {"accuracy": limit + 1e-6}))
+    assert caught.value.key == "requirements.max_drop.accuracy"
+
+
+@pytest.mark.parametrize(
+    ("task", "risk", "max_drop", "message"),
+    [
+        (
+            "plain",
+            "high",
+            {"accuracy": "3 %"},
+            "requirements.max_drop.accuracy must be at most 1 % at risk tier 'high', got 3 %; tighten it, or "
+            "set requirements.risk to 'low' if its use permits that",
+        ),
+        (
+            "regression",
+            "high",
+            {"r2": "10 %"},
+            "requirements.max_drop.r2 must be at most 1 % at risk tier 'high', got 10 %; tighten it: no risk "
+            "tier permits as much",
+        ),
+        (
+            "binary",
+            "low",
+            {"sensitvity": "1 %"},
+            "requirements.max_drop.sensitvity is not a metric that can be judged; did you mean "
+            "'sensitivity'? allowed: accuracy, sensitivity, specificity",
+        ),
+        (
+            "plain",
+            "low",
+            {"sensitivity": "1 %"},
+            "requirements.max_drop.sensitivity needs task.positive, the labels that must not be missed; give "
+            "them, or leave it out (allowed: accuracy)",
+        ),
+        (
+            "regression",
+            "low",
+            {"accuracy": "1 %"},
+            "requirements.max_drop.accuracy does not fit a regression task; leave it out (allowed: r2)",
+        ),
+        (
+            "binary",
+            "low",
+            {"r2": "1 %"},
+            "requirements.max_drop.r2 does not fit a binary task; leave it out (allowed: accuracy, "
+            "sensitivity, specificity)",
+        ),
+    ],
+)
+def test_limits_that_are_refused(task: str, risk: str, max_drop: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        policy.check(_recipe(task, risk, max_drop))
+    assert str(caught.value) == message
+    assert caught.value.key == f"requirements.max_drop.{next(iter(max_drop))}"
+
+
+def test_post_training_quantization_is_never_approved_at_critical() -> None:
+    plan = [ITERATIVE, {"quantize": {"method": "ptq"}}]
+    with pytest.raises(RecipeError, match="is never approved there, and quantization-aware") as caught:
+        policy.check(_recipe("binary", "critical", plan=plan))
+    assert caught.value.key == "plan.1.quantize.method"
+    for risk in ("high", "medium", "low"):
+        policy.check(_recipe("binary", risk, plan=plan))
+
+
+@pytest.mark.parametrize("risk", ["critical", "high"])
+def test_pruning_must_be_iterative_where_the_tier_says_so(risk: str) -> None:
+    tuned = {"finetune": {"epochs": 1}}
+    with pytest.raises(
+        RecipeError, match=r"plan.0.prune.steps must be at least 2 .* got 1; set steps"
+    ) as caught:
+        policy.check(_recipe("binary", risk, plan=[{"prune": {"sparsity": 0.5, "steps": 1, **tuned}}]))
+    assert caught.value.key == "plan.0.prune.steps"
+    with pytest.raises(
+        RecipeError, match=r"plan.0.prune.finetune must be given .* after each step"
+    ) as caught:
+        policy.check(_recipe("binary", risk, plan=[{"prune": {"sparsity": 0.5, "steps": 2}}]))
+    assert caught.value.key == "plan.0.prune.finetune"
+    policy.check(_recipe("binary", risk, plan=[{"prune": {"sparsity": 0.5, "steps": 2, **tuned}}]))
+
+
+@pytest.mark.parametrize("risk", ["medium", "low"])
+def test_other_tiers_may_prune_at_once(risk: str) -> None:
+    policy.check(_recipe("binary", risk, plan=[{"prune": {"sparsity": 0.5}}, {"finetune": {"epochs": 1}}]))
+
+
+def test_every_problem_is_named_in_one_line() -> None:
+    recipe = _recipe(
+        "binary", "critical", {"accuracy": "1 %"}, [{"prune": {"sparsity": 0.5}}, {"quantize": {}}]
+    )
+    with pytest.raises(RecipeError) as caught:
+        policy.check(recipe)
+    assert "\n" not in str(caught.value)
+    for key in ("max_drop.accuracy", "plan.0.prune.steps", "plan.0.prune.finetune", "plan.1.quantize.method"):
+        assert key in str(caught.value)
