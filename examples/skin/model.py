@@ -25,6 +25,7 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """From ``(N, inputs, H, W)`` to ``(N, outputs, H/stride, W/stride)``."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return F.relu(y + self.shortcut(x))
@@ -46,9 +47,10 @@ class ResNet(nn.Module):
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """From images ``(N, 3, H, W)`` to the logits of benign and malignant, ``(N, 2)``."""
         x = self.blocks(self.stem(x))  # (N, 3, H, W) -> (N, 256, H/16, W/16)
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)  # (N, 256)
-        logits: Tensor = self.head(x)  # (N, 2): benign, malignant
+        logits: Tensor = self.head(x)  # (N, 2)
         return logits
 
 

@@ -83,11 +83,11 @@ def train(learn: Split, check: Split, *, epochs: int, seed: int) -> nn.Module:
     for epoch in range(1, epochs + 1):
         model.train()
         losses = []
-        for rows in torch.randperm(learn.n, generator=generator).split(BATCH):
+        for rows in torch.split(torch.randperm(learn.n, generator=generator), BATCH):
             images, targets = batch(learn, rows)
             loss = F.cross_entropy(model(turned(images, generator)), targets, weight)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
@@ -114,7 +114,7 @@ def scores(model: nn.Module, split: Split) -> tuple[float, float, float]:
     """AUROC, and sensitivity and specificity at a probability of one half."""
     model.eval()
     with torch.inference_mode():
-        logits = torch.cat([model(batch(split, rows)[0]) for rows in torch.arange(split.n).split(256)])
+        logits = torch.cat([model(batch(split, rows)[0]) for rows in torch.split(torch.arange(split.n), 256)])
     odds = (logits[:, 1] - logits[:, 0]).numpy()
     malignant = split.targets == 1
     auroc = float(roc_auc_score(malignant, odds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -42,7 +43,8 @@ def produce_atomic(path: Path, produce: Callable[[Path], object]) -> None:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be no folder
+            draft.unlink(missing_ok=True)
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

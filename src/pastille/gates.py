@@ -277,6 +277,7 @@ def judge_size(size_bytes: int, limit: float, *, baseline_bytes: int) -> Check:
     relation = "within" if fits else "beyond"
     shown, before = (_size(x, limit) for x in (size_bytes, baseline_bytes))
     unit, factor = _size_unit(limit)
+    bound = f"the limit of {limit / factor:.6g} {unit}"
     return Check(
         metric="size",
         status=Status.APPROVED if fits else Status.REJECTED,
@@ -288,7 +289,7 @@ def judge_size(size_bytes: int, limit: float, *, baseline_bytes: int) -> Check:
         n=None,
         method="file size",
         more_cases=None,
-        reason=f"the file has {shown} (baseline {before}), {relation} the limit of {limit / factor:.6g} {unit}",
+        reason=f"the file has {shown} (baseline {before}), {relation} {bound}",
     )
 
 

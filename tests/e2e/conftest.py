@@ -41,7 +41,8 @@ def splits(n=(150, 60, 270), seed=0):
         x = rng.normal(0, 0.2, (count, 1, 8, 8)).astype(np.float32)
         for i, c in enumerate(y):
             x[i, 0, 2 * c : 2 * c + 3, 2 * c : 2 * c + 3] += 2.0 * (1 + c)
-        return pastille.Split(inputs=x, targets=y, groups={"sex": np.array(["f", "m"])[rng.integers(0, 2, count)]})
+        sex = np.array(["f", "m"])[rng.integers(0, 2, count)]
+        return pastille.Split(inputs=x, targets=y, groups={"sex": sex})
     return pastille.Splits(train=part(n[0]), validation=part(n[1]), test=part(n[2]))
 """
 

@@ -100,10 +100,10 @@ def test_the_pruned_model_is_rebuilt_in_a_fresh_process(done: Done) -> None:
         "print(sum(p.numel() for p in model.parameters()), abs(got - want).max())\n"
     )
     stage = directory / "stages/01-prune"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, project, stage], capture_output=True, text=True, check=True, timeout=120
     )
-    count, error = done.stdout.split()
+    count, error = process.stdout.split()
     assert int(count) < 16 * 9 + 16 * 16 * 9
     assert float(error) < 1e-4
 
@@ -136,7 +136,7 @@ def test_a_prune_is_judged_together_with_the_finetune_after_it(project: Path) ->
 
 
 def test_too_few_cases_are_inconclusive(project: Path) -> None:
-    result, directory = run(
+    result, _ = run(
         project,
         "--json",
         "--set",

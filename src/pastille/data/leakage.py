@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from pastille.data.checks import require_finite
-from pastille.data.split import Splits, named
+from pastille.data.split import Inputs, Splits, named
 from pastille.errors import DataError, LeakageError, PastilleError
 from pastille.progress import Progress
 from pastille.references import one_line
@@ -125,7 +125,7 @@ def _samples(splits: Splits) -> Iterator[tuple[_Place, np.ndarray, dict[str, np.
             yield (name, index), split.targets[index], _read(split.inputs, (name, index))
 
 
-def _read(inputs: Sequence[Any], place: _Place) -> dict[str, np.ndarray]:
+def _read(inputs: Inputs, place: _Place) -> dict[str, np.ndarray]:
     try:
         return named(inputs[place[1]])
     except PastilleError:

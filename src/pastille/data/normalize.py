@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from pastille.data.checks import require_finite
-from pastille.data.split import batches
+from pastille.data.split import Inputs, batches
 from pastille.errors import DataError
 from pastille.progress import Progress
 from pastille.recipe import Norm, Normalize
@@ -46,7 +45,7 @@ def normalized(x: np.ndarray, normalization: Normalization | None) -> np.ndarray
 
 
 def normalization_for(
-    asked: Normalize, train: Sequence[Any], *, channels: int, progress: Progress
+    asked: Normalize, train: Inputs, *, channels: int, progress: Progress
 ) -> Normalization | None:
     """What ``data.normalize`` of a recipe asks for.
 
@@ -79,7 +78,7 @@ def _fitting(normalization: Normalization, channels: int) -> Normalization:
     return normalization
 
 
-def measure_normalization(train: Sequence[Any], *, progress: Progress) -> Normalization:
+def measure_normalization(train: Inputs, *, progress: Progress) -> Normalization:
     """Mean and standard deviation of each channel, in one pass.
 
     Args:

@@ -27,6 +27,10 @@ class Inputs(Protocol):
         """One input: an array without a batch axis, or ``{name: array}``."""
         ...
 
+    def __iter__(self) -> Iterator[Any]:
+        """Every input, in order; Python gives this to whatever can be indexed."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:

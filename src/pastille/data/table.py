@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from pastille.data.columns import banded, groups_of, numbers, split_parts, subjects_of
-from pastille.data.split import Split
+from pastille.data.split import Inputs, Split
 from pastille.data.splitting import split_indices, stratification
 from pastille.errors import DataError
 from pastille.recipe import Banded, CsvImagesData, Fractions, NpzData
@@ -39,7 +39,7 @@ class Columns:
     subjects: np.ndarray | None  # (N,) str
     strata: np.ndarray | None  # (N,) str
 
-    def split(self, rows: np.ndarray, inputs: Sequence[Any]) -> Split:
+    def split(self, rows: np.ndarray, inputs: Inputs) -> Split:
         """The cases at ``rows``, with their inputs."""
         return Split(
             inputs=inputs,

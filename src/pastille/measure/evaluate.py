@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from pastille.data.split import Split, batches
+from pastille.data.split import Inputs, Split, batches
 from pastille.errors import InferenceError
 from pastille.progress import SILENT, Progress
 from pastille.runtime import Session
@@ -40,9 +39,7 @@ def answer(
     return _answers(session, split.inputs, batch_size, progress, what)
 
 
-def _answers(
-    session: Session, inputs: Sequence[Any], batch_size: int, progress: Progress, what: str
-) -> np.ndarray:
+def _answers(session: Session, inputs: Inputs, batch_size: int, progress: Progress, what: str) -> np.ndarray:
     size = session.fixed_batch or batch_size
     parts: list[np.ndarray] = []
     total = -(-len(inputs) // size)
@@ -99,7 +96,7 @@ class BatchAnswers:
 
 
 def same_for_batches(
-    session: Session, inputs: Sequence[Any], *, sizes: Sequence[int] = (1, 2, 4, 8)
+    session: Session, inputs: Inputs, *, sizes: Sequence[int] = (1, 2, 4, 8)
 ) -> BatchAnswers:
     """Ask a file the same in batches of several sizes: the answers should not depend on it.
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from time import perf_counter_ns
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from pastille.data.images import Images, PixelCache
-from pastille.data.split import Split, named
+from pastille.data.split import Inputs, Split, named
 from pastille.runtime import Session
 from pastille.stats.quantiles import latency_quantiles
 from pastille.values import Conditions, Interval, Latency, Speedup
@@ -150,7 +150,7 @@ def time_preprocessing(
     return _latency(samples_ms, batch=1, warmup=0, conditions=here)
 
 
-def _uncached(inputs: Sequence[Any]) -> Sequence[Any]:
+def _uncached(inputs: Inputs) -> Inputs:
     if isinstance(inputs, Images):
         none = PixelCache(limit_bytes=0)
         return Images(inputs.paths, inputs.decoding, inputs.normalization, cache=none)

@@ -216,10 +216,11 @@ def _part(name: VariantName, candidate: Candidate, final: FinalJudged) -> Varian
 def _golden(candidates: dict[VariantName, Candidate], task: Task) -> Golden:
     section = task.recipe.task
     outputs = [c.outputs for c in candidates.values()]
+    positive = section.positive_classes[0] if section.kind == "binary" else 1
     try:
-        rows = choose_cases(outputs, kind=section.kind, threshold=section.threshold)
+        rows = choose_cases(outputs, kind=section.kind, threshold=section.threshold, positive=positive)
     except ValueError:  # the variants agree on no case at all: then the baseline's typical ones
-        rows = choose_cases(outputs[-1:], kind=section.kind, threshold=section.threshold)
+        rows = choose_cases(outputs[-1:], kind=section.kind, threshold=section.threshold, positive=positive)
     inputs = collate([task.splits.validation.inputs[int(i)] for i in rows])
     sessions: dict[str, Session] = {name: load(c.artifact.file) for name, c in candidates.items()}
     return answer_cases(inputs, sessions, output=OUTPUT)

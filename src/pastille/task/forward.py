@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from pastille.data.split import INPUT, collate
+from pastille.data.split import INPUT, Inputs, collate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,6 +35,6 @@ def to_tensors(batch: Mapping[str, np.ndarray], device: str = "cpu") -> dict[str
     return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}
 
 
-def example_batch(inputs: Sequence[Any], n: int = 2) -> dict[str, Tensor]:
+def example_batch(inputs: Inputs, n: int = 2) -> dict[str, Tensor]:
     """The first ``n`` inputs as one batch; a single input is repeated."""
     return to_tensors(collate([inputs[i % len(inputs)] for i in range(n)]))
