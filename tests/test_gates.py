@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pastille.gates import judge_latency, judge_metrics, judge_size, verdict
-from pastille.stats.proportions import tango
+from pastille.stats.power import cases_needed
+from pastille.stats.proportions import tango, wilson
 from pastille.stats.quantiles import latency_quantiles
 from pastille.values import Cases, Check, Conditions, Latency, Status, from_json, to_json
 
@@ -95,7 +96,9 @@ class TestShares:
         )
 
     def test_381_cases_without_disagreement_can(self) -> None:
-        assert _judge(0, 0, 380, 0.01).status is Status.INCONCLUSIVE
+        almost = _judge(0, 0, 380, 0.01)
+        assert almost.status is Status.INCONCLUSIVE
+        assert "−1.001 to 1.001" in almost.reason  # as many decimals as show which side of the limit
         assert _judge(0, 0, 381, 0.01).status is Status.APPROVED
 
     def test_more_cases_would_hardly_help_a_drop_that_reaches_the_limit(self) -> None:
@@ -187,8 +190,9 @@ class TestSubjects:
             clustered.method == "Tango score interval, 540 cases of 54 subjects worth 54.0 independent ones"
         )
         assert clustered.interval == tango(1, 0, 54, 0.95)
-        assert clustered.more_cases is not None
         assert alone.more_cases is None
+        patients = cases_needed(wilson(1, 54, 0.8).high, 0.05, confidence=0.95, drop=10 / 540)
+        assert clustered.more_cases == 10 * patients - 540  # of which ten are worth one
 
     def test_no_disagreement_among_few_subjects_proves_little(self) -> None:
         assert _judge(0, 0, 1000, 0.01).status is Status.APPROVED

@@ -134,6 +134,12 @@ def test_a_statistic_that_is_often_undefined_cannot_tell() -> None:
     assert bca_of_sums(resample_sums(columns), _mean, confidence=0.95) is None
 
 
+def test_a_statistic_that_is_undefined_in_a_tenth_of_the_resamples_cannot_tell() -> None:
+    weight = (np.arange(20) < 2).astype(float)  # (18/20)^20: 12 % of the resamples have none
+    columns = np.column_stack([weight * np.arange(20), weight])
+    assert bca_of_sums(resample_sums(columns), _mean, confidence=0.95) is None
+
+
 def test_a_statistic_that_is_rarely_undefined_can() -> None:
     weight = (np.arange(20) < 4).astype(float)  # (16/20)^20: 1.2 % of the resamples have none
     columns = np.column_stack([weight * np.arange(20), weight])

@@ -51,6 +51,7 @@ def test_threshold_speaks_of_the_positive_label() -> None:
     """A case is called the positive label from the threshold on, whichever label that is."""
     outputs = np.array([-1.0, 1.0])  # probability of label 0: 0.73, 0.27
     assert decisions("binary", outputs, threshold=0.2, positive=0).tolist() == [0, 0]
+    assert decisions("binary", outputs, threshold=0.3, positive=0).tolist() == [0, 1]
     cases = Cases(
         kind="binary",
         split="test",
@@ -117,6 +118,9 @@ def test_the_rows_must_fit_the_cases() -> None:
     cases = Cases(kind="binary", split="test", targets=np.array([0, 1]), labels=("a", "b"))
     with pytest.raises(ValueError, match=r"one row per case, got \(3,\) for 2 cases"):
         decide(np.zeros(3), cases)
+    three = Cases(kind="multiclass", split="test", targets=np.array([0, 1]), labels=("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"outputs must fit the task: .* shape \(N, 3\), got \(2, 4\)"):
+        decide(np.zeros((2, 4)), three)
 
 
 def test_regression_has_no_probabilities() -> None:

@@ -156,6 +156,18 @@ def test_balanced_accuracy_is_uncertain_even_when_perfect() -> None:
     assert 0.83 < found.interval.low < 0.95
 
 
+def test_balanced_accuracy_adds_the_classes_variances() -> None:
+    """Two classes of 100 with recall 0.8: half the reach of the sum, so that of one over the root of 2."""
+    targets = np.arange(200) % 2
+    cases = Cases(kind="binary", split="test", targets=targets, labels=("a", "b"))
+    right = np.arange(200) >= 40
+    found = score(np.where(right == (targets == 1), 1.0, -1.0), cases).overall["balanced_accuracy"].interval
+    one = wilson(80, 100, 0.95)
+    assert found is not None
+    assert found.low == pytest.approx(0.8 - (0.8 - one.low) / 2**0.5)
+    assert found.high == pytest.approx(0.8 + (one.high - 0.8) / 2**0.5)
+
+
 def test_balanced_accuracy_covers_the_truth() -> None:
     rng = np.random.default_rng(12)
     targets = np.repeat([0, 1], [160, 40])

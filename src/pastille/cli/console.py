@@ -29,6 +29,8 @@ class Live:
     """Progress as bars with the time left; without a terminal, a line per note."""
 
     def __init__(self) -> None:
+        # Bound to this stream now: the exporter's own output is redirected while bars go on.
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -36,7 +38,7 @@ class Live:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=err,
+            console=self._console,
             transient=True,
         )
         self._depth = 0
@@ -57,16 +59,16 @@ class Live:
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
-        err.print(text, markup=False)
+        self._console.print(text, markup=False)
 
     def _enter(self) -> None:
-        if self._depth == 0 and err.is_terminal:
+        if self._depth == 0 and self._console.is_terminal:
             self._bars.start()
         self._depth += 1
 
     def _leave(self) -> None:
         self._depth -= 1
-        if self._depth == 0 and err.is_terminal:
+        if self._depth == 0 and self._console.is_terminal:
             self._bars.stop()
 
 

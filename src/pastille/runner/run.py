@@ -88,6 +88,7 @@ def run(
     policy.check(recipe)
     with reproducible(recipe.seed):
         task = load_task(recipe, base, allow_leakage=allow_leakage, progress=progress)
+        _check_plan(recipe, base, task)
         journal = open_run(recipe, base, resume=resume)
         try:
             if not journal.complete:
@@ -95,6 +96,13 @@ def run(
             return _result(journal)
         finally:
             journal.close()
+
+
+def _check_plan(recipe: Recipe, base: Path, task: Task) -> None:
+    """What a later stage would refuse is refused before the first one is begun."""
+    given = Artifact(module=task.model, file=Path())
+    for step in recipe.plan:
+        stage_for(step, base).requires(given, task)
 
 
 def _carry_out(recipe: Recipe, base: Path, task: Task, journal: Journal, progress: Progress) -> None:
@@ -300,7 +308,7 @@ def reproducible(seed: int) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.manual_seed(seed)
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "") or usable_cores()))
     torch.use_deterministic_algorithms(True)
     try:
         yield

@@ -180,6 +180,9 @@ def _checked(kind: Kind, outputs: np.ndarray) -> np.ndarray:
 
 
 def _check_rows(outputs: np.ndarray, cases: Cases) -> None:
+    problem = output_problem(cases.kind, len(cases.labels), np.shape(outputs))
+    if problem:
+        raise ValueError(f"outputs must fit the task: {problem}")
     if np.shape(outputs)[:1] != (len(cases.targets),):
         raise ValueError(
             f"outputs must have one row per case, got {np.shape(outputs)} for {len(cases.targets)} cases"

@@ -84,7 +84,7 @@ def _upper(b: float, c: float, n: float, z: float) -> float:
         distance = n * middle - (b - c)
         rejected = distance * distance > z * z * _score_variance(b, c, n, middle)
         low, high = (low, middle) if rejected else (middle, high)
-    return high if high < 1.0 else low
+    return high
 
 
 def _score_variance(b: float, c: float, n: float, difference: float) -> float:
