@@ -1,4 +1,4 @@
-"""A residual network of ten convolutions for dermatoscopic images of 64 or 128 pixels.
+"""ResNet-10, a small residual network for dermatoscopic images of 64 or 128 pixels.
 
 It is written for what comes after training: every width is a multiple of 16, so that half of the channels
 is still a width that int8 kernels are fast at, and every convolution is followed by a batch normalization

@@ -46,7 +46,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE / "HAM10000", help="folder of the data set")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--size", type=int, default=64, help="pixels a side, a multiple of 16")
     parser.add_argument("--output", type=Path, help="where the weights go; best.safetensors beside this file")
     return parser.parse_args()

@@ -57,8 +57,8 @@ CRITERIA: Mapping[str, Criterion] = {"l1": l1, "l2": l2}
 def channel_scores(members: list[tuple[Tensor, Tensor]], num_channels: int, criterion: Criterion) -> Tensor:
     """Score the channels of one coupled group over every layer that they run through.
 
-    Each layer's scores are divided by their mean first: a layer with large weights must not
-    outvote the others.
+    Each layer's scores are divided by their mean first: neither large weights nor many rows per
+    channel (a flattened map gives one per pixel) let a layer outvote the others.
 
     Args:
         members: For each coupled layer its weights, one row per channel ``(C_i, M_i)``, and for each
@@ -74,8 +74,8 @@ def channel_scores(members: list[tuple[Tensor, Tensor]], num_channels: int, crit
     """
     total = torch.zeros(num_channels, dtype=torch.float64)
     for weights, rows in members:
-        scores = criterion(weights.detach().double())
-        total.index_add_(0, rows, scores / scores.mean().clamp(min=1e-12))
+        layer = torch.zeros_like(total).index_add_(0, rows, criterion(weights.detach().double()))
+        total += layer / layer[rows].mean().clamp(min=1e-12)
     return total
 
 

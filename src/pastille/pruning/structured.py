@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,12 +12,17 @@ import torch
 
 from pastille.errors import PreconditionError
 from pastille.pruning.criteria import CRITERIA, channel_scores, channels_kept, lowest
-from pastille.pruning.groups import ChannelGroup, channel_groups
+from pastille.pruning.groups import ChannelGroup, channel_groups, is_within
+from pastille.pruning.verify import Columns, check_followed
 from pastille.references import one_line
 from pastille.task.forward import forward
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+class NothingToRemove(PreconditionError):  # noqa: N818, it names a result
+    """No layer can be narrowed at this sparsity and rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +66,10 @@ def prune(
         The new model with its widths.
 
     Raises:
-        PreconditionError: The model cannot be traced, nothing can be removed, or the pruned model no
-            longer runs (code that fixes a width by hand).
+        PreconditionError: The model cannot be traced, nothing can be removed (`NothingToRemove`),
+            ``protect`` names no module, the pruned model no longer runs (code that fixes a width by
+            hand), or its code moves channels in a way that was not followed.
+        ValueError: ``sparsity``, ``round_to`` or ``criterion`` is out of range.
 
     Example:
         >>> from torch import nn
@@ -72,20 +80,59 @@ def prune(
     References:
         Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.12900.
     """
-    pruned = copy.deepcopy(model).eval()
-    before = layer_widths(pruned)
+    _check_arguments(model, sparsity, round_to, criterion, protect)
+    original, pruned = trainable_copy(model), trainable_copy(model)
+    before = layer_widths(original)
+    columns = Columns(pruned)
     whole: dict[str, str] = {}
     for group in channel_groups(pruned, batch, protect=protect):
         count = _count_to_remove(group, sparsity, round_to, original_widths or {}, whole)
         if count:
             scores = channel_scores(group.members, group.num_channels, CRITERIA[criterion])
-            group.remove_(lowest(scores, count))
+            channels = lowest(scores, count)
+            columns.remove_(group.columns(channels))
+            group.remove_(channels)
     after = layer_widths(pruned)
     widths = {name: (before[name], width) for name, width in after.items() if width != before[name]}
     if sparsity > 0 and not widths:
-        raise PreconditionError(_nothing_removed(whole, sparsity, round_to))
-    _check_runs(model, pruned, batch)
+        raise NothingToRemove(_nothing_removed(whole, sparsity, round_to))
+    _check_runs(original, pruned, batch)
+    check_followed(original, pruned, columns.removed(), batch)
+    for name, parameter in model.named_parameters():
+        pruned.get_parameter(name).requires_grad_(parameter.requires_grad)
     return Pruned(model=pruned, widths=widths, left_whole=whole)
+
+
+def _check_arguments(
+    model: nn.Module, sparsity: float, round_to: int, criterion: str, protect: Sequence[str]
+) -> None:
+    channels_kept(1, sparsity=sparsity, round_to=round_to)
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+    names = [name for name, _ in model.named_modules() if name]
+    for pattern in protect:
+        if not any(is_within(name, pattern) for name in names):
+            close = difflib.get_close_matches(pattern, names, n=3) or names[:3]
+            raise PreconditionError(
+                f"prune.protect: no module of the model is called {pattern!r}; closest: {', '.join(close)}"
+            )
+
+
+def trainable_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose every weight takes a gradient: what is frozen could not be traced.
+
+    Raises:
+        PreconditionError: The model cannot be copied.
+    """
+    try:
+        new = copy.deepcopy(model).eval()
+    except Exception as error:
+        raise PreconditionError(
+            f"prune: the model cannot be copied ({one_line(error, 160)}); leave prune out of the plan"
+        ) from error
+    for parameter in new.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return new
 
 
 def _count_to_remove(
@@ -122,7 +169,7 @@ def _check_runs(model: nn.Module, pruned: nn.Module, batch: Mapping[str, Tensor]
         except Exception as error:
             raise PreconditionError(
                 f"prune: the pruned model no longer runs ({one_line(error, 160)}): its code fixes a width "
-                "by hand; protect that module in the recipe (prune.protect)"
+                "by hand; protect that module in the recipe (prune.protect) or leave prune out of the plan"
             ) from error
     if shape != expected:
         raise PreconditionError(

@@ -95,14 +95,15 @@ def measure(
     return Candidate(artifact=artifact, profile=profile, outputs=outputs)
 
 
-def reopened(profile: Profile, task: Task, journal: Journal, *, original: bool = False) -> Candidate:
+def reopened(profile: Profile, task: Task, journal: Journal, *, module: nn.Module | None = None) -> Candidate:
     """A candidate that an earlier, interrupted process finished.
 
     Args:
         profile: From the record.
         task: The user's task.
         journal: The run.
-        original: It is the baseline, whose module the task holds.
+        module: What the file was made from, if no module was saved beside it: the baseline is the
+            task's own, and quantization works on the file alone.
 
     Raises:
         IntegrityError: A file is missing, or is not the one that was measured.
@@ -110,7 +111,7 @@ def reopened(profile: Profile, task: Task, journal: Journal, *, original: bool =
     file = journal.directory / profile.file
     if not file.is_file() or sha256_file(file) != profile.sha256:
         raise IntegrityError(f"{file} is not the file that was measured; start a new run without --resume")
-    module = task.model if original else read_model(task.build, file.parent)
+    module = module or read_model(task.build, file.parent)
     outputs = load_array(file.with_name(ANSWERS))
     return Candidate(artifact=Artifact(module=module, file=file), profile=profile, outputs=outputs)
 

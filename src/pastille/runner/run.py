@@ -146,7 +146,7 @@ def outcome_of(
 def _baseline(task: Task, journal: Journal, progress: Progress) -> Candidate:
     done = journal.record.last(BaselineProfiled)
     if done is not None:
-        return reopened(done.profile, task, journal, original=True)
+        return reopened(done.profile, task, journal, module=task.model)
     folder = journal.fresh_folder("stages/00-baseline")
     file, error = export(task.model, task, folder, progress)
     candidate = measure(
@@ -176,7 +176,10 @@ def _stage(
     """Apply, export, check parity, profile, judge; or take up what an earlier process finished."""
     done = next((e for e in journal.record.all(StageFinished) if e.index == index), None)
     if done is not None:
-        return (reopened(done.profile, task, journal) if done.kept else before), done.kept
+        if not done.kept:
+            return before, False
+        module = before.artifact.module if done.profile.precision == "int8" else None
+        return reopened(done.profile, task, journal, module=module), True
     started = time.monotonic()
     stage = stage_for(step, base)
     folder = journal.fresh_folder(f"stages/{index:02d}-{stage.name}")

@@ -1,0 +1,120 @@
+"""The proof that channels were cut where they are read: nothing but the removed channels is missing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import nn
+
+from pastille.errors import PreconditionError
+from pastille.pruning.groups import WEIGHTED
+from pastille.task.forward import forward
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RELATIVE_TOLERANCE = 1e-4  # rounding gives up to 1e-6
+
+# What computes over all channels, so that it changes with their number although nothing is wrong.
+_ACROSS_CHANNELS = {"NativeLayerNorm", "NativeGroupNorm", "Softmax", "LogSoftmax", "Bmm"}
+_REDUCTIONS = {"Mean", "Sum", "Var", "Std", "Norm", "LinalgVectorNorm", "Max", "Min", "Amax", "Amin"}
+
+
+@final
+class Columns:
+    """Keeps count of which input channels of the original layers are gone, while layers shrink."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {m: name for name, m in model.named_modules() if isinstance(m, WEIGHTED)}
+        self._kept = {m: torch.arange(in_width(m)) for m in self._names}
+        self._before = {name: in_width(m) for m, name in self._names.items()}
+
+    def remove_(self, columns: Iterable[tuple[nn.Module, Tensor]]) -> None:
+        """Note that a layer loses input channels, by their present index."""
+        for layer, gone in columns:
+            keep = torch.ones(len(self._kept[layer]), dtype=torch.bool)
+            keep[gone] = False
+            self._kept[layer] = self._kept[layer][keep]
+
+    def removed(self) -> dict[str, Tensor]:
+        """Layer -> its input channels that are gone, by their original index."""
+        gone = {}
+        for layer, name in self._names.items():
+            mask = torch.ones(self._before[name], dtype=torch.bool)
+            mask[self._kept[layer]] = False
+            gone[name] = mask.nonzero().flatten()
+        return {name: indices for name, indices in gone.items() if len(indices)}
+
+
+def in_width(layer: nn.Module) -> int:
+    """Input channels of a convolution or a linear layer."""
+    return int(getattr(layer, "in_channels", None) or layer.in_features)  # type: ignore[arg-type]
+
+
+def check_followed(
+    original: nn.Module, pruned: nn.Module, removed: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+) -> None:
+    """Compare the pruned model with the original that does not read the removed channels.
+
+    Both answer alike exactly if every layer lost the same channels that its readers lost. Code that
+    moves channels (a shuffle, a reshape, padding) can deceive the tracer, and the pruned model then
+    runs, but reads the wrong ones.
+
+    Args:
+        original: In eval mode, every parameter with a gradient; not modified.
+        pruned: The result.
+        removed: From `Columns.removed`.
+        batch: Example inputs.
+
+    Raises:
+        PreconditionError: They answer differently, and no normalization over channels explains it.
+    """
+    blind = copy.deepcopy(original)
+    for name, columns in removed.items():
+        layer = blind.get_submodule(name)
+        axis = 0 if getattr(layer, "transposed", False) else 1
+        with torch.no_grad():
+            layer.weight.index_fill_(axis, columns, 0.0)  # type: ignore[operator, union-attr]
+    with torch.enable_grad():
+        expected, answer = forward(blind, batch), forward(pruned, batch)
+    scale = float(expected.detach().abs().max())
+    error = float((answer - expected).detach().abs().max())
+    if error <= RELATIVE_TOLERANCE * scale or any(map(_is_across_channels, _nodes(expected))):
+        return
+    raise PreconditionError(
+        f"prune: pruned layers would read other channels than before (answers differ by {error:.2g}): "
+        "the model's code shuffles, pads or reshapes channels; protect the layers around that code "
+        "(prune.protect) or leave prune out of the plan"
+    )
+
+
+def _nodes(output: Tensor) -> Iterator[Any]:
+    """Every operation that an output was computed by."""
+    pending, seen = [output.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        pending.extend(f for f, _ in node.next_functions)
+
+
+def _is_across_channels(node: Any) -> bool:
+    name = type(node).__name__.partition("Backward")[0]
+    if name in _ACROSS_CHANNELS or "Attention" in name:
+        return True
+    if name not in _REDUCTIONS:
+        return False
+    # Over positions alone, axes from 2 on of (N, C, positions …), the number of channels is of no matter.
+    rank, dims = len(getattr(node, "_saved_self_sym_sizes", ())), getattr(node, "_saved_dim", ())
+    axes = [_axis(d, rank) for d in ([dims] if isinstance(dims, int) else dims or [])]
+    return not axes or min(axes) < 2
+
+
+def _axis(dim: int, rank: int) -> int:
+    dim = dim - (1 << 64) if dim >= 1 << 63 else dim  # autograd shows a negative axis without its sign
+    return dim % rank if rank else dim
