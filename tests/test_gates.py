@@ -229,6 +229,7 @@ class TestRegression:
         assert check.baseline is not None
         assert check.drop is not None
         assert check.interval is not None
+        assert check.candidate is not None
         assert check.drop == pytest.approx(check.baseline - check.candidate)
         assert check.interval.low < check.drop < check.interval.high
         assert check.reason.startswith("R² ")

@@ -173,7 +173,7 @@ def _judge(drop: _Drop, limit: float) -> Check:
         status=status,
         limit=limit,
         baseline=drop.baseline if drop.n else None,
-        candidate=drop.candidate,
+        candidate=drop.candidate if drop.n else None,
         drop=drop.value if drop.n else None,
         interval=drop.interval,
         n=drop.n,

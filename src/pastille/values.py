@@ -163,7 +163,7 @@ class Check:
     status: Status
     limit: float  # largest drop (absolute), bytes, or ms
     baseline: float | None
-    candidate: float
+    candidate: float | None  # None where the split holds no case to measure it on
     drop: float | None  # baseline - candidate for metrics; positive is worse
     interval: Interval | None  # of the drop
     n: int | None

@@ -36,7 +36,14 @@ main()
 def pastille(project: Path, *options: str, killed: tuple[str, int] | None = None) -> subprocess.Popen[str]:
     start = [sys.executable, "-c", KILLER, killed[0], str(killed[1])] if killed else []
     command = [*(start or [sys.executable, "-m", "pastille"]), "run", str(project / "recipe.yaml"), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what it runs in the background with SIGINT ignored, the tests included.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:

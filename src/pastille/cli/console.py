@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -102,27 +105,49 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
         as_json = bool(kwargs.get("as_json", False))
-        try:
-            return command(*args, **kwargs)
-        except PastilleError as error:
-            _debug()
-            fail(str(error), error.exit_code, as_json=as_json)
-        except KeyboardInterrupt:
-            resume = "; take it up with --resume" if command.__name__ == "run" else ""
-            fail(f"interrupted: what was finished is kept{resume}", ExitCode.INTERRUPTED, as_json=as_json)
-        except OSError as error:
-            _debug()
-            fail(f"{one_line(error)}: what was finished is kept", ExitCode.FAILURE, as_json=as_json)
-        except Exception as error:  # the shell's edge: nothing above would turn it into one line
-            _debug()
-            fail(
-                f"unexpected: {one_line(error)}: this is a fault of Pastille; "
-                "PASTILLE_DEBUG=1 shows where, for a report",
-                ExitCode.FAILURE,
-                as_json=as_json,
-            )
+        with _noticing_interrupts() as interrupts:
+            try:
+                return command(*args, **kwargs)
+            except (Exception, KeyboardInterrupt) as error:
+                _debug()
+                if interrupts:
+                    hint = "; take it up with --resume" if command.__name__ == "run" else ""
+                    message = f"interrupted: what was finished is kept{hint}"
+                    fail(message, ExitCode.INTERRUPTED, as_json=as_json)
+                fail(*_explained(error), as_json=as_json)
 
     return wrapped
+
+
+@contextlib.contextmanager
+def _noticing_interrupts() -> Iterator[list[int]]:
+    """Note every Ctrl-C: below us, compiled code may turn a KeyboardInterrupt into another error."""
+    noticed: list[int] = []
+
+    def interrupt(signum: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # we are leaving: once is enough
+        noticed.append(signum)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
+        yield noticed
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield noticed
+    finally:
+        if not noticed:
+            signal.signal(signal.SIGINT, before)
+
+
+def _explained(error: BaseException) -> tuple[str, ExitCode]:
+    if isinstance(error, PastilleError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        return f"{one_line(error)}: what was finished is kept", ExitCode.FAILURE
+    hint = "this is a fault of Pastille; PASTILLE_DEBUG=1 shows where, for a report"
+    return f"unexpected: {one_line(error)}: {hint}", ExitCode.FAILURE
 
 
 def _debug() -> None:

@@ -1,78 +1,19 @@
-"""What was asked: one YAML file, every key checked, unknown keys refused.
-
-Sizes are in bytes, times in milliseconds, shares in [0, 1] once read; in the file they may carry a
-unit (``1 %``, ``25 MB``, ``50 ms``). Paths are relative to the recipe.
-"""
+"""Every key that a recipe may have, its type, its default and its bounds."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import itertools
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from pastille.errors import RecipeError
-
-MAX_RECIPE_BYTES = 1 << 20
+from pastille.recipe.quantities import Bytes, Milliseconds, Share
 
 Risk = Literal["critical", "high", "medium", "low"]
 TaskKind = Literal["binary", "multiclass", "regression"]
 Criterion = Literal["l1", "l2"]
 Calibrator = Literal["minmax", "percentile"]
-
-_SHARE = {"": 1.0, "%": 0.01}
-_BYTES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3}
-
-
-def parse_quantity(value: object, units: Mapping[str, float], example: str) -> float:
-    """Read a number with an optional unit.
-
-    Args:
-        value: A number, or a string such as ``"1 %"``.
-        units: Lower-case unit -> factor; the empty unit is a bare number.
-        example: Shown in the error.
-
-    Raises:
-        ValueError: It is neither a number nor a number with one of ``units``.
-
-    Example:
-        >>> parse_quantity("25 MB", _BYTES, "25 MB")
-        25000000.0
-    """
-    match = re.fullmatch(r"\s*([+-]?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([a-zµ%]*)\s*", str(value).lower())
-    if isinstance(value, bool) or not match or match[2] not in units:
-        raise ValueError(f"must be a quantity such as {example!r}, got {value!r}")
-    # Rounded: 0.1 % is meant as 0.001, not as 0.1 * 0.01.
-    return float(f"{float(match[1]) * units[match[2]]:.12g}")
-
-
-def _quantity(units: Mapping[str, float], example: str) -> tuple[BeforeValidator, WithJsonSchema]:
-    read = BeforeValidator(lambda value: parse_quantity(value, units, example))
-    schema = {"anyOf": [{"type": "number"}, {"type": "string", "examples": [example]}]}
-    return read, WithJsonSchema(schema, mode="validation")
-
-
-Share = Annotated[float, *_quantity(_SHARE, "1 %"), Field(ge=0, le=1)]
-Bytes = Annotated[float, *_quantity(_BYTES, "25 MB"), Field(gt=0)]
-Milliseconds = Annotated[float, *_quantity(_MILLISECONDS, "50 ms"), Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -391,149 +332,3 @@ class Recipe(Section):
 def step_name(step: PruneStep | FinetuneStep | QuantizeStep) -> str:
     """The stage that a plan entry asks for, e.g. ``"prune"``."""
     return next(iter(type(step).model_fields))
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """Eight hex digits that change whenever something else is asked.
-
-    Example:
-        >>> from pastille.recipe import parse_recipe
-        >>> asked = {"name": "r", "task": {"kind": "regression", "model": "m.py:f"},
-        ...          "data": {"source": "d.py:s"}, "plan": [{"quantize": {}}]}
-        >>> recipe_hash(parse_recipe(asked)) == recipe_hash(parse_recipe({**asked, "seed": 1}))
-        False
-    """
-    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def parse_recipe(asked: object) -> Recipe:
-    """Check a recipe that was read from YAML or JSON.
-
-    Raises:
-        RecipeError: With every problem in one line each, the closest known key for an unknown one.
-    """
-    if not isinstance(asked, dict):
-        raise RecipeError("recipe must be a mapping of keys such as name, task, data and plan")
-    try:
-        return Recipe.model_validate(asked)
-    except ValidationError as error:
-        problems = [_explain(e) for e in error.errors(include_url=False)]
-        first = ".".join(_path(error.errors()[0]["loc"]))
-        raise RecipeError("; ".join(dict.fromkeys(problems)), key=first) from None
-
-
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file.
-
-    Args:
-        path: YAML, at most 1 MiB.
-        overrides: ``KEY=VALUE`` with dotted keys, as in ``requirements.risk=low``; the value is YAML.
-
-    Returns:
-        The recipe, its paths still relative to the file's folder; see `resolve`.
-
-    Raises:
-        RecipeError: The file is missing, too large, not YAML, or asks for what cannot be.
-    """
-    try:
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise RecipeError(f"{path}: a recipe must be at most 1 MiB")
-        asked = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot read the recipe: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        detail = " ".join(str(error).split())
-        raise RecipeError(f"{path}: not valid YAML: {detail}") from None
-    try:
-        return parse_recipe(_override(asked, overrides))
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}", key=error.key) from None
-
-
-def _override(asked: object, overrides: Sequence[str]) -> object:
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise RecipeError(f"--set must be KEY=VALUE, such as requirements.risk=low, got {text!r}")
-        asked = _replaced(asked, key.split("."), yaml.safe_load(value), key)
-    return asked
-
-
-def _replaced(node: object, path: list[str], value: object, key: str) -> object:
-    if not path:
-        return value
-    head, *rest = path
-    if isinstance(node, list):
-        if not head.isdigit() or int(head) >= len(node):
-            raise RecipeError(f"--set {key}: {head!r} must be an index below {len(node)}", key=key)
-        return [_replaced(x, rest, value, key) if i == int(head) else x for i, x in enumerate(node)]
-    if node is not None and not isinstance(node, dict):
-        raise RecipeError(f"--set {key}: nothing lies below {head!r}", key=key)
-    inner = node or {}
-    return {**inner, head: _replaced(inner.get(head), rest, value, key)}
-
-
-_TAGS = frozenset({"source", "npz", "image_folder", "csv_images"})
-_TAGS_OF_VALUES = frozenset({"Norm", "Banded", "Fractions", "str", "int", "float"})
-
-
-def _path(location: Sequence[int | str]) -> list[str]:
-    """The key as the user wrote it: pydantic adds the tags of unions, which are no keys."""
-    parts = [str(part) for part in location]
-    kept = [parts[0]] if parts else []
-    for before, part in itertools.pairwise(parts):
-        tag = (before == "data" and part in _TAGS) or (before.isdigit() and part in STEPS)
-        # A plan entry reads plan.0.prune.prune.X: the tag, then the key.
-        if not tag and part not in _TAGS_OF_VALUES and not re.search(r"[\[(]", part):
-            kept.append(part)
-    return kept
-
-
-def _explain(error: Any) -> str:
-    path = _path(error["loc"])
-    where = ".".join(path) or "recipe"
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(sorted(known))}"
-        return f"unknown key {where!r}; {hint}"
-    if error["type"] == "missing":
-        return f"{where} is missing"
-    if error["type"] == "union_tag_invalid":
-        allowed = error["ctx"]["expected_tags"].replace("'", "")
-        return f"{where}.reader must be one of {allowed}, got {error['ctx']['tag']!r}"
-    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
-    given = error.get("input")
-    shown = f", got {given!r}" if isinstance(given, str | int | float) and "got" not in message else ""
-    lead = (
-        ""
-        if message.startswith(("plan ", "labels", "positive", "validation", "batch_sizes"))
-        else f"{where} "
-    )
-    return f"{lead}{message}{shown}"
-
-
-def _known_keys(path: Sequence[str]) -> list[str]:
-    """The keys allowed at ``path``, found by walking the models."""
-    found: set[str] = set()
-    for model in _models_at(path):
-        found |= set(model.model_fields)
-    return sorted(found)
-
-
-def _models_at(path: Sequence[str]) -> list[type[BaseModel]]:
-    models: list[type[BaseModel]] = [Recipe]
-    for part in path:
-        if part.isdigit():
-            continue
-        fields = [m.model_fields[part] for m in models if part in m.model_fields]
-        models = [m for field in fields for m in _models_in(field.annotation)] or models
-    return models
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
