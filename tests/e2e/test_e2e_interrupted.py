@@ -98,7 +98,8 @@ def test_killed_at_every_event(project: Path, reference: dict[str, bytes], momen
     run = only_run(project)
     assert hashes(run) == reference
     record = read_record(run / "run.json")
-    assert len(record.all(Resumed)) == kills
+    # Killed after the last event, there is nothing left to take up.
+    assert len(record.all(Resumed)) == kills - (moment == "after")
     assert sorted(e.index for e in record.all(StageFinished)) == [1, 2, 3]
 
 
@@ -167,10 +168,19 @@ def test_two_processes_do_not_carry_out_one_run(project: Path) -> None:
     assert finished(process)[0] == 0
 
 
-def test_nothing_to_resume(project: Path) -> None:
+def test_a_changed_recipe_is_not_resumed(project: Path) -> None:
+    (project / "runs/tiny/20260101-000000-00000000").mkdir(parents=True)
     code, _, err = finished(pastille(project, "-q", "--resume"))
     assert code == 2
     assert "there is no run of this recipe to resume" in err
+
+
+def test_killed_before_anything_was_written(project: Path, reference: dict[str, bytes]) -> None:
+    finished(pastille(project, "-q", killed=("before", 1)))
+    assert not (only_run(project) / "run.json").exists()
+    code, _, err = finished(pastille(project, "-q", "--resume"))
+    assert code == 0, err
+    assert hashes(only_run(project)) == reference
 
 
 def test_data_that_changed_is_not_resumed(project: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,15 +12,35 @@ import torch
 from torch import nn
 
 from pastille.errors import PastilleError, PreconditionError
+from pastille.pruning.whole import WEIGHTED, Traced, final_layers, why_whole
 from pastille.references import one_line
-from pastille.task.forward import forward
+from pastille.task.forward import answers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
-# Code that reshapes by a number of heads would run on with the wrong heads.
-_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Channels that are about to leave their layers.
+
+    Attributes:
+        columns: Layers that read them, with their input channels as they are numbered now.
+        exact: Whether each layer that makes them loses as many channels as were chosen.
+    """
+
+    columns: tuple[tuple[nn.Module, Tensor], ...]
+    exact: bool
+    _group: Any
+
+    def apply_(self) -> None:
+        """Remove them from every layer, in place.
+
+        Raises:
+            PreconditionError: A layer cannot be cut.
+        """
+        with _explained():
+            self._group.prune(record_history=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,24 +61,19 @@ class ChannelGroup:
     members: list[tuple[Tensor, Tensor]]
     whole: str
     _group: Any
+    _graph: Any
 
-    def columns(self, channels: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
-        """Which input channels of which layers some channels of the group are, as the layers are now."""
+    def cut(self, channels: Tensor) -> Cut:
+        """What removing some channels takes from every layer; nothing is changed yet."""
         root = self._group[0].dep
-        graph = self._group._DG
-        for item in graph.get_pruning_group(root.target.module, root.handler, channels.tolist()).items:
-            layer, is_output = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
-            if isinstance(layer, WEIGHTED) and not is_output:
-                yield layer, torch.tensor(item.idxs)
-
-    def remove_(self, channels: Tensor) -> None:
-        """Remove channels from every layer of the group, in place.
-
-        Raises:
-            PreconditionError: A layer cannot be cut.
-        """
         with _explained():
-            self._group.prune(channels.tolist(), record_history=False)
+            group = self._graph.get_pruning_group(root.target.module, root.handler, channels.tolist())
+        layers = list(_layers(group, self._graph))
+        return Cut(
+            columns=tuple((m, torch.tensor(idxs)) for m, idxs, makes in layers if not makes),
+            exact=all(len(idxs) == len(channels) for _, idxs, makes in layers if makes),
+            _group=group,
+        )
 
 
 def channel_groups(
@@ -85,7 +99,7 @@ def channel_groups(
     names = {module: name for name, module in model.named_modules()}
     with _explained():
         graph = tp.DependencyGraph().build_dependency(
-            model, dict(batch), forward_fn=lambda m, x: forward(m, x), verbose=False
+            model, dict(batch), forward_fn=lambda m, x: list(answers(m, x)), verbose=False
         )
         last = final_layers(model, batch)
         # Lazily: removing channels shifts the indices of groups that are concatenated with them.
@@ -101,20 +115,41 @@ def _channel_group(
     protect: Sequence[str],
     last: frozenset[str],
 ) -> ChannelGroup:
-    root = group[0].dep.target.module
-    through = [item.dep.target.module for item in group.items]
-    made = [
-        item.dep.target.module for item in group.items if graph.is_out_channel_pruning_fn(item.dep.handler)
-    ]
-    outputs = tuple(dict.fromkeys(names[m] for m in made if isinstance(m, WEIGHTED) and m in names))
+    num_channels = len(group[0].idxs)
+    makers = {m: idxs for m, idxs, makes in _layers(group, graph) if makes}
+    outputs = tuple(names[m] for m in makers)
+    traced = Traced(
+        outputs=outputs,
+        through=tuple(item.dep.target.module for item in group.items),
+        one_to_one=all(len(idxs) == num_channels and max(idxs) < out_width(m) for m, idxs in makers.items()),
+    )
     return ChannelGroup(
-        name=names[root],
-        num_channels=len(group[0].idxs),
+        name=names[group[0].dep.target.module],
+        num_channels=num_channels,
         outputs=outputs,
         members=list(_members(group, graph)),
-        whole=_why_whole(through, outputs, model, protect, last),
+        whole=why_whole(traced, model, protect=protect, last=last),
         _group=group,
+        _graph=graph,
     )
+
+
+def _layers(group: Any, graph: Any) -> Iterator[tuple[nn.Module, list[int], bool]]:
+    """Each convolution and linear layer of a group, its channels, and whether it makes or reads them."""
+    for item in group.items:
+        if isinstance(item.dep.target.module, WEIGHTED):
+            makes = bool(graph.is_out_channel_pruning_fn(item.dep.handler))
+            yield item.dep.target.module, list(item.idxs), makes
+
+
+def out_width(layer: nn.Module) -> int:
+    """Output channels of a convolution or a linear layer."""
+    return int(getattr(layer, "out_channels", None) or layer.out_features)  # type: ignore[arg-type]
+
+
+def in_width(layer: nn.Module) -> int:
+    """Input channels of a convolution or a linear layer."""
+    return int(getattr(layer, "in_channels", None) or layer.in_features)  # type: ignore[arg-type]
 
 
 def _members(group: Any, graph: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -128,104 +163,6 @@ def _members(group: Any, graph: Any) -> Iterator[tuple[Tensor, Tensor]]:
         weights = layer.weight.detach().transpose(0, axis).flatten(1)
         if max(item.idxs, default=0) < len(weights):
             yield weights[list(item.idxs)], torch.tensor(item.root_idxs)
-
-
-def _why_whole(
-    through: Sequence[object],
-    outputs: Sequence[str],
-    model: nn.Module,
-    protect: Sequence[str],
-    last: frozenset[str],
-) -> str:
-    if any(name in last for name in outputs):
-        return "makes the model's output"
-    if any(is_within(name, pattern) for name in outputs for pattern in protect):
-        return "protected by the recipe"
-    # Its input side too: what feeds a grouped convolution would have to be cut evenly over its groups.
-    if any(isinstance(m, nn.modules.conv._ConvNd) and _is_grouped(m) for m in through):
-        return "grouped convolution"
-    if any(isinstance(m, nn.MultiheadAttention | nn.RNNBase) for m in through):
-        return "attention or recurrent layer"
-    if any(_has_heads(model, name) for name in outputs):
-        return "part of an attention layer"
-    return ""
-
-
-def is_within(name: str, pattern: str) -> bool:
-    """Whether a pattern names a module, or one that holds it.
-
-    Example:
-        >>> is_within("stages.2.conv", "stages.*"), is_within("stages.2.conv", "stage")
-        (True, False)
-    """
-    return any(fnmatch.fnmatchcase(owner, pattern) for owner in _owners(name))
-
-
-def _owners(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
-
-
-def _is_grouped(conv: nn.modules.conv._ConvNd) -> bool:
-    return conv.groups > 1 and not conv.groups == conv.in_channels == conv.out_channels
-
-
-def _has_heads(model: nn.Module, name: str) -> bool:
-    layer = model.get_submodule(name)
-    return any(_attends_with(model.get_submodule(owner), layer) for owner in _owners(name))
-
-
-def _attends_with(owner: nn.Module, layer: nn.Module) -> bool:
-    """Whether the owner is an attention layer, and does not only hold one beside this layer."""
-    if not _counts_heads(owner):
-        return False
-    inner = (m for m in owner.modules() if m is not owner and _counts_heads(m))
-    return all(any(part is layer for part in m.modules()) for m in inner)
-
-
-def _counts_heads(module: nn.Module) -> bool:
-    # A number: torchvision's vision transformer has its classifier under `heads`.
-    return any(isinstance(getattr(module, key, None), int) for key in _HEADS)
-
-
-def final_layers(model: nn.Module, batch: Mapping[str, Tensor]) -> frozenset[str]:
-    """Names of the weighted layers whose channels are the model's output.
-
-    Found by walking back from the output through the autograd graph to the first weights, so a
-    softmax, a flatten or an addition in between does not hide them.
-    """
-    owner = {
-        parameter: name
-        for name, module in model.named_modules()
-        if isinstance(module, WEIGHTED)
-        for parameter in module.parameters(recurse=False)
-    }
-    with torch.enable_grad():
-        seeds = [forward(model, batch).grad_fn]
-    found: set[str] = set()
-    seen: set[Any] = set()
-    while seeds:
-        node = seeds.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        names = {owner[v] for v in _leaves(node) if v in owner}
-        if names:
-            found |= names
-        else:
-            seeds.extend(f for f, _ in node.next_functions)
-    return frozenset(found)
-
-
-def _leaves(node: Any) -> Iterator[Any]:
-    """Parameters that an autograd node uses directly, a transposition in between allowed."""
-    for function, _ in node.next_functions:
-        if function is None:
-            continue
-        if hasattr(function, "variable"):
-            yield function.variable
-        elif type(function).__name__ in {"TBackward0", "TransposeBackward0"}:
-            yield from (f.variable for f, _ in function.next_functions if hasattr(f, "variable"))
 
 
 @contextmanager

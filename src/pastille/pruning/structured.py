@@ -12,8 +12,9 @@ import torch
 
 from pastille.errors import PreconditionError
 from pastille.pruning.criteria import CRITERIA, channel_scores, channels_kept, lowest
-from pastille.pruning.groups import ChannelGroup, channel_groups, is_within
+from pastille.pruning.groups import ChannelGroup, channel_groups
 from pastille.pruning.verify import Columns, check_followed
+from pastille.pruning.whole import REARRANGED, is_within
 from pastille.references import one_line
 from pastille.task.forward import forward
 
@@ -87,11 +88,15 @@ def prune(
     whole: dict[str, str] = {}
     for group in channel_groups(pruned, batch, protect=protect):
         count = _count_to_remove(group, sparsity, round_to, original_widths or {}, whole)
-        if count:
-            scores = channel_scores(group.members, group.num_channels, CRITERIA[criterion])
-            channels = lowest(scores, count)
-            columns.remove_(group.columns(channels))
-            group.remove_(channels)
+        if not count:
+            continue
+        scores = channel_scores(group.members, group.num_channels, CRITERIA[criterion])
+        cut = group.cut(lowest(scores, count))
+        if cut.exact:
+            columns.remove_(cut.columns)
+            cut.apply_()
+        else:
+            whole.update(dict.fromkeys(group.outputs, REARRANGED))
     after = layer_widths(pruned)
     widths = {name: (before[name], width) for name, width in after.items() if width != before[name]}
     if sparsity > 0 and not widths:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from pastille.errors import PreconditionError
-from pastille.pruning.groups import WEIGHTED
+from pastille.pruning.groups import in_width
+from pastille.pruning.whole import WEIGHTED
 from pastille.task.forward import forward
 
 if TYPE_CHECKING:
@@ -35,23 +36,16 @@ class Columns:
     def remove_(self, columns: Iterable[tuple[nn.Module, Tensor]]) -> None:
         """Note that a layer loses input channels, by their present index."""
         for layer, gone in columns:
-            keep = torch.ones(len(self._kept[layer]), dtype=torch.bool)
-            keep[gone] = False
-            self._kept[layer] = self._kept[layer][keep]
+            kept = self._kept[layer]
+            self._kept[layer] = kept[~torch.isin(torch.arange(len(kept)), gone)]
 
     def removed(self) -> dict[str, Tensor]:
         """Layer -> its input channels that are gone, by their original index."""
         gone = {}
         for layer, name in self._names.items():
-            mask = torch.ones(self._before[name], dtype=torch.bool)
-            mask[self._kept[layer]] = False
-            gone[name] = mask.nonzero().flatten()
+            before = torch.arange(self._before[name])
+            gone[name] = before[~torch.isin(before, self._kept[layer])]
         return {name: indices for name, indices in gone.items() if len(indices)}
-
-
-def in_width(layer: nn.Module) -> int:
-    """Input channels of a convolution or a linear layer."""
-    return int(getattr(layer, "in_channels", None) or layer.in_features)  # type: ignore[arg-type]
 
 
 def check_followed(

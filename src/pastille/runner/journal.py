@@ -96,20 +96,25 @@ def open_run(recipe: Recipe, base: Path, *, resume: bool) -> Journal:
     Args:
         recipe: What was asked.
         base: The recipe's folder.
-        resume: Take up instead of beginning.
+        resume: Take up instead of beginning; begins too if the earlier process was killed before it
+            had begun anything.
 
     Raises:
-        UsageError: There is nothing to resume, or another process is carrying the run out.
+        UsageError: The recipe is not that of the runs that are there, or another process is carrying
+            the run out.
         OutputError: The directory cannot be written.
     """
     home = base / recipe.output / recipe.name
-    journal = _reopen(home, recipe) if resume else _begin(home, recipe)
-    if resume and not journal.complete:
+    directory = _newest(home, recipe) if resume else None
+    if directory is None:
+        return _begin(_new_directory(home, recipe), recipe)
+    journal = _reopen(directory, recipe)
+    if not journal.complete:
         journal.append(Resumed(environment=_environment(recipe)))
     return journal
 
 
-def _begin(home: Path, recipe: Recipe) -> Journal:
+def _new_directory(home: Path, recipe: Recipe) -> Path:
     asked = recipe_hash(recipe)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     directory = home / f"{stamp}-{asked}"
@@ -121,9 +126,15 @@ def _begin(home: Path, recipe: Recipe) -> Journal:
             directory = home / f"{stamp}.{attempt}-{asked}"
     except OSError as error:
         raise OutputError(f"cannot write {home}: {error.strerror}") from error
+    return directory
+
+
+def _begin(directory: Path, recipe: Recipe) -> Journal:
     journal = Journal(directory=directory, record=Record(name=recipe.name), _lock=_locked(directory))
     started = Started(
-        recipe=recipe.model_dump(mode="json"), recipe_hash=asked, environment=_environment(recipe)
+        recipe=recipe.model_dump(mode="json"),
+        recipe_hash=recipe_hash(recipe),
+        environment=_environment(recipe),
     )
     journal.append(started)
     return journal
@@ -137,16 +148,25 @@ def _made(directory: Path) -> bool:
     return True
 
 
-def _reopen(home: Path, recipe: Recipe) -> Journal:
-    asked = recipe_hash(recipe)
-    found = sorted(p for p in home.glob(f"*-{asked}") if (p / "run.json").is_file())
-    if not found:
-        other = " (runs of this name asked something else)" if home.is_dir() and any(home.iterdir()) else ""
+def _newest(home: Path, recipe: Recipe) -> Path | None:
+    """The newest run of this recipe; None if none was begun."""
+    found = sorted(home.glob(f"*-{recipe_hash(recipe)}"))
+    others = sorted(home.iterdir()) if home.is_dir() else []
+    if not found and others:
         raise UsageError(
-            f"there is no run of this recipe to resume in {home}{other}; start one without --resume"
+            f"there is no run of this recipe to resume: the runs in {home} asked something else; "
+            "run the recipe that they had, or leave --resume out"
         )
-    directory = found[-1]
+    return found[-1] if found else None
+
+
+def _reopen(directory: Path, recipe: Recipe) -> Journal:
     lock = _locked(directory)
+    for draft in directory.rglob(".*.draft"):  # half a file that a killed process was writing
+        draft.unlink(missing_ok=True) if draft.is_file() else shutil.rmtree(draft, ignore_errors=True)
+    if not (directory / "run.json").is_file():  # killed before its first event
+        lock.close()
+        return _begin(directory, recipe)
     record = read_record(directory / "run.json")
     if record.last(Started) is None:
         raise IntegrityError(f"{directory / 'run.json'} does not say what was asked; start a new run")

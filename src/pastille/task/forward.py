@@ -24,10 +24,27 @@ def forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     Returns:
         The output, ``(N, ...)``.
     """
-    out = model(batch[INPUT]) if list(batch) == [INPUT] else model(**batch)
-    while isinstance(out, tuple | list):
+    out = _called(model, batch)
+    while isinstance(out, tuple | list) and out:
         out = out[0]
     return out  # type: ignore[no-any-return]
+
+
+def answers(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """Every tensor that a module answers with, auxiliary outputs included."""
+    pending = [_called(model, batch)]
+    while pending:
+        out = pending.pop(0)
+        if isinstance(out, tuple | list):
+            pending[:0] = out
+        elif isinstance(out, Mapping):
+            pending[:0] = out.values()
+        elif isinstance(out, torch.Tensor):
+            yield out
+
+
+def _called(model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
+    return model(batch[INPUT]) if list(batch) == [INPUT] else model(**batch)
 
 
 def to_tensors(batch: Mapping[str, np.ndarray], device: str = "cpu") -> dict[str, Tensor]:
