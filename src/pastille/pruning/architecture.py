@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pastille.errors import IntegrityError
+from pastille.errors import IntegrityError, StageError
 from pastille.files import produce_atomic, read_bounded, write_atomic
+from pastille.references import one_line
 from pastille.values import from_json, to_json
 
 if TYPE_CHECKING:
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 SCHEMA = 1
 PLAN, WEIGHTS = "architecture.json", "model.safetensors"
 MAX_PLAN_BYTES = 64 << 20
+MAX_SIZE = 1 << 31  # of one axis
+
+# What PyTorch's layers call their widths: all that a plan may set.
+SIZES = frozenset(
+    {
+        *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features"),
+        *("num_channels", "num_parameters", "normalized_shape", "embedding_dim"),
+    }
+)
 
 Size = int | tuple[int, ...]
 
@@ -45,6 +55,9 @@ class Architecture:
 def architecture_of(model: nn.Module, original: nn.Module) -> Architecture:
     """Compare a changed model with what its factory builds.
 
+    Raises:
+        StageError: It has other layers, which a plan of sizes cannot say.
+
     Example:
         >>> from torch import nn
         >>> architecture_of(nn.Linear(2, 3), nn.Linear(2, 4)).attributes
@@ -56,26 +69,25 @@ def architecture_of(model: nn.Module, original: nn.Module) -> Architecture:
         for name, module in model.named_modules()
         if name in known and (changed := dict(_changed_sizes(module, known[name])))
     }
-    own = original.state_dict()
-    shapes = {
-        name: tuple(tensor.shape)
-        for name, tensor in model.state_dict().items()
-        if name not in own or tensor.shape != own[name].shape
-    }
+    own, changed = original.state_dict(), model.state_dict()
+    if own.keys() != changed.keys():
+        raise StageError(
+            f"a stage may resize layers, not add or drop any: {sorted(own.keys() ^ changed.keys())}"
+        )
+    shapes = {name: tuple(x.shape) for name, x in changed.items() if x.shape != own[name].shape}
     return Architecture(attributes=attributes, shapes=shapes)
 
 
 def _changed_sizes(module: nn.Module, original: nn.Module) -> Iterator[tuple[str, Size]]:
-    for name, value in vars(module).items():
-        old = vars(original).get(name)
-        if not name.startswith("_") and name != "training" and value != old and _is_size(value):
+    for name in sorted(SIZES & vars(module).keys() & vars(original).keys()):
+        value, old = vars(module)[name], vars(original)[name]
+        if _is_size(value) and _is_size(old) and value != old:
             yield name, value
 
 
 def _is_size(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(isinstance(x, int) for x in value)
-    return isinstance(value, int) and not isinstance(value, bool)
+    values = value if isinstance(value, tuple) else (value,)
+    return all(type(x) is int and 1 <= x <= MAX_SIZE for x in values)
 
 
 def rebuild(original: nn.Module, architecture: Architecture, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -90,26 +102,54 @@ def rebuild(original: nn.Module, architecture: Architecture, tensors: Mapping[st
         IntegrityError: The plan names modules, attributes or tensors that the factory's model does
             not have, or the tensors do not fit: it is not the factory that the model came from.
     """
+    _check_tensors(original, architecture, tensors)
     try:
         for name, sizes in architecture.attributes.items():
-            module = original.get_submodule(name)
-            for attribute, value in sizes.items():
-                if not _is_size(getattr(module, attribute)):
-                    raise AttributeError(f"{name}.{attribute} is no size")
-                setattr(module, attribute, value)
-        for name, shape in architecture.shapes.items():
-            _reshape_(original, name, shape)
+            _resize_(original.get_submodule(name), sizes)
+        for name, tensor in tensors.items():
+            _reshape_(original, name, tuple(tensor.shape))
         original.load_state_dict(dict(tensors))
     except (AttributeError, RuntimeError, KeyError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise IntegrityError(f"{PLAN} does not fit what the model's factory builds: {problem}") from error
+        raise _misfit(" ".join(str(error).split())[:200]) from error
     return original.eval()
+
+
+def _misfit(problem: str) -> IntegrityError:
+    return IntegrityError(
+        f"{PLAN} does not fit what the model's factory builds: {problem}; "
+        "is it the factory that the model came from?"
+    )
+
+
+def _check_tensors(original: nn.Module, architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
+    """Before anything is made: the plan asks for nothing that the weights do not hold."""
+    own = original.state_dict()
+    strange = sorted(own.keys() ^ tensors.keys()) + sorted(architecture.shapes.keys() - own.keys())
+    if strange:
+        raise _misfit(f"{len(strange)} tensors are in one only ({', '.join(strange[:3])})"[:200])
+    for name, tensor in tensors.items():
+        shape = architecture.shapes.get(name, tuple(own[name].shape))
+        if tuple(tensor.shape) != tuple(shape) or tensor.dtype != own[name].dtype:
+            raise _misfit(
+                f"tensor {name} must be {own[name].dtype} {tuple(shape)}, got {tensor.dtype} "
+                f"{tuple(tensor.shape)}"
+            )
+
+
+def _resize_(module: nn.Module, sizes: Mapping[str, Size]) -> None:
+    for name, value in sizes.items():
+        old = vars(module).get(name)
+        if name not in SIZES or not _is_size(old) or type(value) is not type(old) or not _is_size(value):
+            raise AttributeError(f"{name[:40]!r} of a {type(module).__name__} cannot be set to this value")
+        setattr(module, name, value)
 
 
 def _reshape_(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
     owner_name, _, leaf = name.rpartition(".")
     owner = model.get_submodule(owner_name)
     old = getattr(owner, leaf)
+    if tuple(old.shape) == shape:
+        return
     new = torch.empty(shape, dtype=old.dtype)
     if isinstance(old, torch.nn.Parameter):
         setattr(owner, leaf, torch.nn.Parameter(new, requires_grad=old.requires_grad))
@@ -157,5 +197,5 @@ def read_model(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}") from None
+        raise IntegrityError(f"cannot read {folder / WEIGHTS}: {one_line(error)}") from None
     return rebuild(build(), architecture, tensors)

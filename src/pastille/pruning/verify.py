@@ -30,7 +30,7 @@ class Columns:
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {m: name for name, m in model.named_modules() if isinstance(m, WEIGHTED)}
-        self._kept = {m: torch.arange(in_width(m)) for m in self._names}
+        self._kept: dict[nn.Module, Tensor] = {m: torch.arange(in_width(m)) for m in self._names}
         self._before = {name: in_width(m) for m, name in self._names.items()}
 
     def remove_(self, columns: Iterable[tuple[nn.Module, Tensor]]) -> None:
@@ -71,7 +71,7 @@ def check_followed(
         layer = blind.get_submodule(name)
         axis = 0 if getattr(layer, "transposed", False) else 1
         with torch.no_grad():
-            layer.weight.index_fill_(axis, columns, 0.0)  # type: ignore[operator, union-attr]
+            layer.weight.index_fill_(axis, columns, 0.0)  # type: ignore[operator]
     with torch.enable_grad():
         expected, answer = forward(blind, batch), forward(pruned, batch)
     scale = float(expected.detach().abs().max())
