@@ -62,7 +62,7 @@ def runtime_default(source: Path, target: Path, samples: np.ndarray) -> None:
     default(str(source), str(target), Reader())
 
 
-def runtime_dynamic(source: Path, target: Path, samples: np.ndarray) -> None:
+def runtime_dynamic(source: Path, target: Path, _samples: np.ndarray) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(str(source), str(target))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pastille.bundle import Bundle as Bundle
     from pastille.bundle import load_bundle as load_bundle
     from pastille.bundle import verify as verify
+    from pastille.data.load import read_splits as read_splits
     from pastille.data.split import Split as Split
     from pastille.data.split import Splits as Splits
     from pastille.gates import judge_metrics as judge
@@ -36,6 +37,7 @@ _PLACES = {
     "prune": ("pastille.pruning", "prune"),
     "quantize": ("pastille.quantization", "quantize_static"),
     "read_recipe": ("pastille.recipe", "read_recipe"),
+    "read_splits": ("pastille.data.load", "read_splits"),
     "run": ("pastille.runner", "run"),
     "verify": ("pastille.bundle", "verify"),
 }
@@ -52,6 +54,7 @@ __all__ = [
     "prune",
     "quantize",
     "read_recipe",
+    "read_splits",
     "run",
     "verify",
 ]

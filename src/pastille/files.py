@@ -12,6 +12,7 @@ from pathlib import Path
 from pastille.errors import IntegrityError, OutputError
 
 _CHUNK = 1 << 20
+_MODE = 0o644
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -37,6 +38,7 @@ def produce_atomic(path: Path, produce: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         produce(draft)
+        draft.chmod(_MODE)  # some libraries write files that only their owner can read
         _sync(draft)
         draft.replace(path)
         _sync(path.parent)

@@ -135,7 +135,7 @@ def _unfit(metric: str, recipe: Recipe, allowed: tuple[str, ...]) -> str:
     known = (*_CLASSIFICATION, *_REGRESSION)
     shown = f"allowed: {', '.join(allowed)}"
     if metric not in known:
-        close = difflib.get_close_matches(metric, allowed, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(metric, allowed, n=1, cutoff=0.7)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"is not a metric that can be judged; {hint}{shown}"
     if recipe.task.kind != "regression" and metric != "r2":

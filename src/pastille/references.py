@@ -36,7 +36,8 @@ def load_callable(reference: str, base: Path, *, key: str) -> Callable[..., Any]
     module = _from_file(base / where, key) if where.endswith(".py") else _from_package(where, base, key)
     found = getattr(module, name, None)
     if not callable(found):
-        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        own = {n: v for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+        names = [n for n, v in own.items() if callable(v) and not n.startswith("_")]
         close = difflib.get_close_matches(name, names, n=1) or names[:5]
         raise UsageError(f"{key}: {where} has no callable {name!r}; it has: {', '.join(close) or 'none'}")
     return found  # type: ignore[no-any-return]

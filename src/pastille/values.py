@@ -94,6 +94,8 @@ class Speedup:
     pairs: int
     batch: int
     conditions: Conditions
+    baseline_ms: float | None = None  # median over pairs, of the same calls that the ratio is from
+    candidate_ms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

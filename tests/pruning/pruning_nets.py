@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-W = 16  # channels, of which half are pruned: 8 stay
+W = 32  # channels of the narrower layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +250,19 @@ class Chunked(nn.Module):
         return out
 
 
+class TwoAnswers(nn.Module):
+    """Logits, and what an auxiliary layer makes of the same features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2 * W, 3)
+        self.head, self.auxiliary = nn.Linear(2 * W, 3), nn.Linear(2 * W, W)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.conv(x)).mean(dim=(2, 3))
+        return self.head(x), self.auxiliary(x)
+
+
 IMAGE = (3, 8, 8)
 
 NETS: dict[str, Net] = {
@@ -273,6 +286,8 @@ NETS: dict[str, Net] = {
     "mlp": Net(build=mlp, shape=(7,), coupled=(("0",), ("2",))),
     "reused": Net(build=Reused, shape=(7,), coupled=(("first", "again"),)),
     "scaled": Net(build=Scaled, shape=IMAGE, coupled=(("stem", "conv"),)),
+    "chunked": Net(build=Chunked, shape=IMAGE, coupled=(("stem",), ("last",))),
+    "two answers": Net(build=TwoAnswers, shape=IMAGE, coupled=(("conv",),)),
 }
 
 
@@ -307,3 +322,13 @@ def without_shift_(model: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.zeros_(module.bias)
             nn.init.zeros_(module.running_mean)  # type: ignore[arg-type]
+
+
+def even_(model: nn.Module) -> None:
+    """Let no weight matter much more than another, so that dead channels score lowest for certain."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(
+                    parameter.sign() * parameter.abs().mean() * (0.9 + 0.2 * torch.rand_like(parameter))
+                )

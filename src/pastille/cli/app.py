@@ -77,10 +77,12 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Carry out a recipe: baseline, plan, gates, bundle and report."""
+    from pastille import policy
     from pastille.cli.shown import result_json, show_result
     from pastille.recipe import read_recipe
 
     asked = read_recipe(recipe, overrides or ())
+    policy.check(asked)  # before torch is imported: a refusal should not take seconds
     from pastille.runner import run as carry_out
 
     result = carry_out(

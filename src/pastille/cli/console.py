@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -26,6 +27,9 @@ P = ParamSpec("P")
 # NO_COLOR and the absence of a terminal are respected by rich itself.
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+_LINE_SECONDS = 10.0
 
 
 class Live:
@@ -50,6 +54,9 @@ class Live:
         """Show a bar while ``items`` are passed on."""
         if total is None and isinstance(items, Sized):
             total = len(items)
+        if not self._console.is_terminal:
+            yield from self._in_lines(items, what, total)
+            return
         self._enter()
         task = self._bars.add_task(what, total=total)
         try:
@@ -64,14 +71,24 @@ class Live:
         """Print a line above the bars."""
         self._console.print(text, markup=False)
 
+    def _in_lines(self, items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+        """A log instead of bars: at most one line every `_LINE_SECONDS`."""
+        started = said = time.monotonic()
+        for done, item in enumerate(items):
+            if (now := time.monotonic()) - said > _LINE_SECONDS:
+                said = now
+                left = f", {(now - started) / done * (total - done):.0f} s left" if total and done else ""
+                self.note(f"{what}: {done}/{total or '?'}{left}")
+            yield item
+
     def _enter(self) -> None:
-        if self._depth == 0 and self._console.is_terminal:
+        if self._depth == 0:
             self._bars.start()
         self._depth += 1
 
     def _leave(self) -> None:
         self._depth -= 1
-        if self._depth == 0 and self._console.is_terminal:
+        if self._depth == 0:
             self._bars.stop()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from pastille.cli.console import out
-from pastille.values import Check, Estimate, Interval, Latency, Profile, Status, Verdict, to_json
+from pastille.values import Check, Estimate, Interval, Latency, Profile, Speedup, Status, Verdict, to_json
 
 if TYPE_CHECKING:
     from pastille.bundle import Verification
@@ -142,27 +142,28 @@ def gains(result: RunResult) -> list[str]:
         return ["nothing was compressed"]
     final = _final(result)
     lines = [
-        f"size      {bytes_text(before.size_bytes)} → {bytes_text(after.size_bytes)} "
+        f"size        {bytes_text(before.size_bytes)} → {bytes_text(after.size_bytes)} "
         f"({before.size_bytes / after.size_bytes:.1f}× smaller)"
     ]
     lines += [
-        f"latency   {_p50(before, s.batch)} → {_p50(after, s.batch)} at batch {s.batch} "
+        f"latency     {_side_by_side(s)} at batch {s.batch} "
         f"({speed_text(s.ratio)}, {100 * s.interval.confidence:g} % CI "
         f"{s.interval.low:.2f}–{s.interval.high:.2f}×)"
         for s in final.speedups
     ]
     old, new = final.baseline_metrics.overall, final.candidate_metrics.overall
     lines += [
-        f"{name:<9} {estimate_text(name, old[name])} → {estimate_text(name, new[name])}"
-        for name in ("accuracy", "sensitivity", "auroc", "r2")
+        f"{name:<11} {estimate_text(name, old[name])} → {estimate_text(name, new[name])}"
+        for name in ("accuracy", "sensitivity", "specificity", "auroc", "r2")
         if name in old
     ]
     return lines
 
 
-def _p50(profile: Profile, batch: int) -> str:
-    found = next((x.ms(0.5) for x in profile.latency if x.batch == batch), None)
-    return "–" if found is None else milliseconds_text(found)
+def _side_by_side(speedup: Speedup) -> str:
+    if speedup.baseline_ms is None or speedup.candidate_ms is None:
+        return "–"
+    return f"{milliseconds_text(speedup.baseline_ms)} → {milliseconds_text(speedup.candidate_ms)}"
 
 
 def speed_text(ratio: float) -> str:

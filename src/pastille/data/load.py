@@ -12,8 +12,16 @@ from pastille.data.image_folder import read_image_folder
 from pastille.data.npz import read_npz
 from pastille.data.split import SPLIT_NAMES, Split, Splits
 from pastille.errors import DataError, PastilleError
-from pastille.progress import Progress
-from pastille.recipe import CsvImagesData, DataSection, ImageFolderData, NpzData, SourceData, TaskSection
+from pastille.progress import SILENT, Progress
+from pastille.recipe import (
+    CsvImagesData,
+    DataSection,
+    ImageFolderData,
+    NpzData,
+    Recipe,
+    SourceData,
+    TaskSection,
+)
 from pastille.references import load_callable, one_line
 
 _RETURNS = "it must return pastille.data.split.Splits(train=, validation=, test=)"
@@ -82,3 +90,17 @@ def _columns(split: Split) -> Iterator[tuple[str, object]]:
     yield from split.groups.items()
     optional = {"subjects": split.subjects, "strata": split.strata}
     yield from ((name, column) for name, column in optional.items() if column is not None)
+
+
+def read_splits(recipe: Recipe, base: Path, *, progress: Progress = SILENT) -> Splits:
+    """The splits that a recipe's run will see: what to train the model on before it is compressed.
+
+    Args:
+        recipe: From `pastille.read_recipe`.
+        base: The recipe's folder, which its paths are relative to.
+        progress: Shown while a reader works.
+
+    Raises:
+        DataError: The data cannot be read or split.
+    """
+    return load_splits(recipe.data, recipe.task, base=base, seed=recipe.seed, progress=progress)

@@ -106,15 +106,18 @@ def compare(
     """
     fewest = _fewest_for_median(confidence)
     with _gc_paused():
-        ratios = _paired_ratios(
+        times_ms = _paired_times(
             lambda: baseline(batch), lambda: candidate(batch), (fewest, max_pairs), budget_s
-        )
+        )  # (pairs, 2)
+    ratios = times_ms[:, 0] / times_ms[:, 1]
     return Speedup(
         ratio=float(np.median(ratios)),
         interval=median_interval(ratios, confidence=confidence),
         pairs=len(ratios),
         batch=len(next(iter(batch.values()))),
         conditions=conditions,
+        baseline_ms=float(np.median(times_ms[:, 0])),
+        candidate_ms=float(np.median(times_ms[:, 1])),
     )
 
 
@@ -245,21 +248,21 @@ def _latency(samples_ms: np.ndarray, *, batch: int, warmup: int, conditions: Con
     )
 
 
-def _paired_ratios(
+def _paired_times(
     baseline: Callable[[], object], candidate: Callable[[], object], pairs: tuple[int, int], budget_s: float
 ) -> np.ndarray:
-    """Time of the baseline over that of the candidate, pair by pair, shape ``(pairs,)``."""
+    """Milliseconds of the baseline and of the candidate, pair by pair, shape ``(pairs, 2)``."""
     sizes = [_block_size(baseline), _block_size(candidate)]
     calls = [baseline, candidate]
     fewest, most = pairs
-    ratios: list[float] = []
+    times: list[list[float]] = []
     end = perf_counter_ns() + int(budget_s * 1e9)
-    while len(ratios) < most and (len(ratios) < fewest or perf_counter_ns() < end):
+    while len(times) < most and (len(times) < fewest or perf_counter_ns() < end):
         times_ns = [0.0, 0.0]
-        for which in (0, 1) if len(ratios) % 2 == 0 else (1, 0):
+        for which in (0, 1) if len(times) % 2 == 0 else (1, 0):
             times_ns[which] = _block(calls[which], sizes[which])
-        ratios.append(times_ns[0] / times_ns[1])
-    return np.asarray(ratios)
+        times.append(times_ns)
+    return np.asarray(times) / 1e6
 
 
 def _block_size(call: Callable[[], object]) -> int:

@@ -36,6 +36,7 @@ def profile_file(
     batch_sizes: Sequence[int] = (1, 8, 32),
     with_footprint: bool = True,
     budget_s: float = 3.0,
+    preprocessing: Latency | None = None,
     progress: Progress = SILENT,
 ) -> Profile:
     """Measure one exported file in the runtime that will run it.
@@ -56,6 +57,8 @@ def profile_file(
         with_footprint: Whether to start fresh processes (about two seconds).
         budget_s: Seconds to spend on the first batch size; the others, the comparison and the
             preprocessing get a part of it each.
+        preprocessing: What reading and preparing one input takes, where that was timed already: it
+            does not depend on the file.
         progress: Shown one step per batch size.
 
     Raises:
@@ -83,7 +86,7 @@ def profile_file(
         if baseline
         else None,
         footprint=footprint(path, first, threads=threads) if with_footprint else None,
-        preprocessing=time_preprocessing(split, conditions=here, budget_s=part_s),
+        preprocessing=preprocessing or time_preprocessing(split, conditions=here, budget_s=part_s),
     )
 
 

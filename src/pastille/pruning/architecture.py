@@ -15,6 +15,8 @@ import torch
 
 from pastille.errors import IntegrityError, StageError
 from pastille.files import produce_atomic, read_bounded, write_atomic
+from pastille.pruning.groups import in_width, out_width
+from pastille.pruning.whole import WEIGHTED
 from pastille.references import one_line
 from pastille.values import from_json, to_json
 
@@ -69,12 +71,11 @@ def architecture_of(model: nn.Module, original: nn.Module) -> Architecture:
         for name, module in model.named_modules()
         if name in known and (changed := dict(_changed_sizes(module, known[name])))
     }
-    own, changed = original.state_dict(), model.state_dict()
-    if own.keys() != changed.keys():
-        raise StageError(
-            f"a stage may resize layers, not add or drop any: {sorted(own.keys() ^ changed.keys())}"
-        )
-    shapes = {name: tuple(x.shape) for name, x in changed.items() if x.shape != own[name].shape}
+    own, new = original.state_dict(), model.state_dict()
+    if own.keys() != new.keys():
+        odd = sorted(own.keys() ^ new.keys())[:5]
+        raise StageError(f"a stage may resize layers, not add or drop any: {', '.join(odd)}")
+    shapes = {name: tuple(x.shape) for name, x in new.items() if x.shape != own[name].shape}
     return Architecture(attributes=attributes, shapes=shapes)
 
 
@@ -109,6 +110,7 @@ def rebuild(original: nn.Module, architecture: Architecture, tensors: Mapping[st
         for name, tensor in tensors.items():
             _reshape_(original, name, tuple(tensor.shape))
         original.load_state_dict(dict(tensors))
+        _check_widths(original)
     except (AttributeError, RuntimeError, KeyError) as error:
         raise _misfit(" ".join(str(error).split())[:200]) from error
     return original.eval()
@@ -155,6 +157,16 @@ def _reshape_(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
         setattr(owner, leaf, torch.nn.Parameter(new, requires_grad=old.requires_grad))
     else:
         setattr(owner, leaf, new)
+
+
+def _check_widths(model: nn.Module) -> None:
+    for name, m in model.named_modules():
+        if not isinstance(m, WEIGHTED):
+            continue
+        makes, reads = out_width(m), in_width(m)
+        transposed, groups = getattr(m, "transposed", False), getattr(m, "groups", 1)
+        if m.weight.shape[:2] != ((reads, makes // groups) if transposed else (makes, reads // groups)):
+            raise AttributeError(f"the sizes of {name} differ from its weights")
 
 
 def write_model(model: nn.Module, original: nn.Module, folder: Path) -> None:

@@ -121,7 +121,7 @@ def _channel_group(
     traced = Traced(
         outputs=outputs,
         through=tuple(item.dep.target.module for item in group.items),
-        one_to_one=all(len(idxs) == num_channels and max(idxs) < out_width(m) for m, idxs in makers.items()),
+        one_to_one=all(len(idxs) == num_channels == out_width(m) for m, idxs in makers.items()),
     )
     return ChannelGroup(
         name=names[group[0].dep.target.module],

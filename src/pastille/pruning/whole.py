@@ -29,7 +29,7 @@ class Traced:
     Attributes:
         outputs: Layers that make its channels.
         through: Every module, parameter and operation that the channels run through.
-        one_to_one: Whether each of those layers makes every channel of the group once.
+        one_to_one: Whether each of those layers makes every channel of the group, and no other.
     """
 
     outputs: tuple[str, ...]

@@ -83,7 +83,12 @@ def _override(asked: object, overrides: Sequence[str]) -> object:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise RecipeError(f"--set must be KEY=VALUE, such as requirements.risk=low, got {text!r}")
-        asked = _replaced(asked, key.split("."), yaml.safe_load(value), key)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            detail = " ".join(str(error).split())
+            raise RecipeError(f"--set {key}: not valid YAML: {detail}", key=key) from None
+        asked = _replaced(asked, key.split("."), parsed, key)
     return asked
 
 
@@ -130,6 +135,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "union_tag_invalid":
         allowed = error["ctx"]["expected_tags"].replace("'", "")
         return f"{where}.reader must be one of {allowed}, got {error['ctx']['tag']!r}"
+    if error["type"] == "path_type":
+        return f"{where} must be a path, got {error.get('input')!r}"
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     given = error.get("input")
     shown = f", got {given!r}" if isinstance(given, str | int | float) and "got" not in message else ""

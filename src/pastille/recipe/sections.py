@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from pastille.recipe.quantities import Bytes, Milliseconds, Share
 
@@ -92,6 +92,15 @@ class Banded(Section):
     bins: list[float] = Field(min_length=1)
 
 
+def _image_size(value: object) -> object:
+    sizes = value if isinstance(value, list | tuple) else [value]
+    whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes)
+    if not whole or (isinstance(value, list | tuple) and len(sizes) != 2):
+        raise ValueError(f"must be pixels or [height, width], whole and positive, got {value!r}")
+    return value
+
+
+ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_image_size)]
 Normalize = Literal["auto", "none", "imagenet"] | Norm
 Groups = dict[str, str | Banded]
 
@@ -137,7 +146,7 @@ class ImageFolderData(Section):
 
     reader: Literal["image_folder"]
     path: Path
-    size: int | tuple[int, int] = Field(description="pixels, or [height, width]")
+    size: ImageSize = Field(description="pixels, or [height, width]")
     channels: Literal[1, 3] = 3
     split: Fractions = Fractions()
     normalize: Normalize = "auto"
@@ -156,7 +165,7 @@ class CsvImagesData(Section):
     )
     groups: Groups = Field(default_factory=dict)
     strata: str | None = None
-    size: int | tuple[int, int] = Field(description="pixels, or [height, width]")
+    size: ImageSize = Field(description="pixels, or [height, width]")
     channels: Literal[1, 3] = 3
     split: Fractions | str = Field(
         Fractions(),
@@ -313,6 +322,11 @@ class Recipe(Section):
     requirements: Requirements = Field(default_factory=Requirements)
     target: Literal["this-machine"] = "this-machine"
     measure: Measure = Measure()
+    golden: Literal["validation", "synthetic"] = Field(
+        "validation",
+        description="what the bundle's golden cases are: real inputs, or made-up ones of the same range "
+        "where real inputs may not leave the building",
+    )
     plan: list[PlanStep] = Field(min_length=1)
     seed: int = Field(0, ge=0)
     output: Path = Path("runs")

@@ -88,6 +88,7 @@ def measure(
         batch_sizes=task.recipe.measure.batch_sizes,
         with_footprint=task.recipe.measure.memory,
         budget_s=task.recipe.measure.seconds,
+        preprocessing=baseline.profile.preprocessing if baseline else None,
         progress=progress,
     )
     save_array(artifact.file.with_name(ANSWERS), outputs)

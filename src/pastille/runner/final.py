@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,7 +17,8 @@ from pastille.bundle import (
     choose_cases,
     write_bundle,
 )
-from pastille.data.split import collate
+from pastille.data.split import Inputs, collate
+from pastille.errors import StageError
 from pastille.export.onnx import OUTPUT
 from pastille.gates import judge_latency, judge_metrics, judge_size, verdict
 from pastille.measure.evaluate import answer
@@ -72,7 +74,7 @@ def judge_on_test(
         selection_reason=reason,
     )
     journal.append(event)
-    progress.note(f"final gate: {said.status} on test: {said.reason}")
+    progress.note(f"final gate: {said.status}")
     return event
 
 
@@ -139,7 +141,8 @@ def select(
     where the baseline would break the size limit.
     """
     if said.status is not Status.APPROVED:
-        return "fp32", f"the compressed model is {said.status}: {said.reason}"
+        failing = [c.reason for c in said.checks if c.status is said.status]
+        return "fp32", f"the compressed model is {said.status}: {'; '.join(failing) or said.reason}"
     name = variant_name(kept)
     slower = [s for s in speedups if s.batch == 1 and s.interval.high < 1]
     if not slower:
@@ -191,7 +194,7 @@ def seal(
         selection_reason=final.selection_reason,
         variants=tuple(_part(name, candidate, final) for name, candidate in candidates.items()),
         golden=_golden(candidates, task),
-        golden_source="validation",
+        golden_source=task.recipe.golden,
         evidence=evidence,
     )
     for _ in progress.track(range(1), what="sealing the bundle"):
@@ -214,13 +217,45 @@ def _part(name: VariantName, candidate: Candidate, final: FinalJudged) -> Varian
 
 
 def _golden(candidates: dict[VariantName, Candidate], task: Task) -> Golden:
-    section = task.recipe.task
-    outputs = [c.outputs for c in candidates.values()]
-    positive = section.positive_classes[0] if section.kind == "binary" else 1
-    try:
-        rows = choose_cases(outputs, kind=section.kind, threshold=section.threshold, positive=positive)
-    except ValueError:  # the variants agree on no case at all: then the baseline's typical ones
-        rows = choose_cases(outputs[-1:], kind=section.kind, threshold=section.threshold, positive=positive)
-    inputs = collate([task.splits.validation.inputs[int(i)] for i in rows])
     sessions: dict[str, Session] = {name: load(c.artifact.file) for name, c in candidates.items()}
-    return answer_cases(inputs, sessions, output=OUTPUT)
+    inputs = task.splits.validation.inputs
+    if task.recipe.golden == "synthetic":
+        made_up = synthetic(inputs, seed=task.recipe.seed)
+        outputs = [session(made_up)[OUTPUT] for session in sessions.values()]
+        rows = _typical(outputs, task)
+        return answer_cases({name: x[rows] for name, x in made_up.items()}, sessions, output=OUTPUT)
+    rows = _typical([c.outputs for c in candidates.values()], task)
+    return answer_cases(collate([inputs[int(i)] for i in rows]), sessions, output=OUTPUT)
+
+
+def _typical(outputs: Sequence[np.ndarray], task: Task) -> np.ndarray:
+    """Rows that every variant decides alike, away from the border between two classes."""
+    section = task.recipe.task
+    positive = section.positive_classes[0] if section.kind == "binary" else 1
+    for considered in (outputs, outputs[-1:]):  # if the variants agree on no case, the baseline alone
+        with contextlib.suppress(ValueError):
+            return choose_cases(considered, kind=section.kind, threshold=section.threshold, positive=positive)
+    raise StageError("the baseline decides no case, so there is none to ship as golden")
+
+
+def synthetic(inputs: Inputs, *, seed: int, n: int = 64) -> dict[str, np.ndarray]:
+    """Made-up inputs with the range of real ones, which no real one can be read from.
+
+    Args:
+        inputs: Real inputs; the range of each over the first ``n`` is taken.
+        seed: Of the numbers.
+        n: How many to make.
+
+    Returns:
+        ``{name: (n, ...)}``: floats normal with the real mean and deviation, integers uniform between
+        the real smallest and largest.
+    """
+    rng = np.random.default_rng(seed)
+    real = collate([inputs[i] for i in range(min(n, len(inputs)))])
+    return {name: _like(rng, x, (n, *x.shape[1:])) for name, x in real.items()}
+
+
+def _like(rng: np.random.Generator, real: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if np.issubdtype(real.dtype, np.integer):
+        return rng.integers(real.min(), real.max(), shape, dtype=real.dtype, endpoint=True)
+    return rng.normal(real.mean(), real.std(), shape).astype(real.dtype)

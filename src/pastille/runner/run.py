@@ -214,9 +214,8 @@ def _stage(
             seconds=round(time.monotonic() - started, 1),
         )
     )
-    progress.note(
-        f"{stage.name}: {said.status} on validation, {'kept' if kept else 'dropped'}: {said.reason}"
-    )
+    progress.note(f"{stage.name}: {said.reason}")
+    progress.note(f"{stage.name}: {consequence}")
     return candidate, kept
 
 
@@ -241,7 +240,7 @@ def decide(said: Verdict, *, provisional: bool) -> tuple[bool, str]:
     if said.status is Status.APPROVED:
         return True, "kept: it passes on validation"
     if said.status is Status.INCONCLUSIVE:
-        return True, "kept: validation does not show too large a loss; the final gate decides"
+        return True, "kept: validation holds too few cases to decide; the final gate will"
     if provisional:
         return True, "kept for now: the fine-tuning that follows is judged in its place"
     return False, "dropped: the run went on from the last model that was not rejected"

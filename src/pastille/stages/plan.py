@@ -23,6 +23,7 @@ from pastille.runtime import optimized_operators
 from pastille.stages.contract import Artifact, Stage, StageResult
 from pastille.task import Task, example_batch
 from pastille.train import Fitted, fit
+from pastille.train.loop import Augment
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,6 +65,8 @@ class PruneStage:
         """A module with weights; whether channels can be removed shows when it is traced."""
         if not any(p.ndim > 1 for p in artifact.module.parameters()):
             raise PreconditionError("prune: the model has no convolution or linear layer to prune")
+        if self.settings.finetune is not None:
+            _augment(self.settings.finetune, self.base)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Prune and fine-tune, step by step."""
@@ -128,6 +131,7 @@ class FinetuneStage:
         """Something that can be trained."""
         if not any(p.requires_grad for p in artifact.module.parameters()):
             raise PreconditionError("finetune: the model has no parameter that requires a gradient")
+        _augment(self.settings, self.base)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Train; the best epoch on validation stays."""
@@ -200,17 +204,20 @@ def sparsities(target: float, steps: int) -> Sequence[float]:
 
 
 def _fit(module: nn.Module, task: Task, settings: Train, base: Path, progress: Progress, what: str) -> Fitted:
-    augment = load_callable(settings.augment, base, key="augment") if settings.augment else None
     return fit(
         module,
         (task.splits.train, task.cases["train"]),
         (task.splits.validation, task.cases["validation"]),
         settings,
         seed=task.recipe.seed,
-        augment=augment,
+        augment=_augment(settings, base),
         progress=progress,
         what=what,
     )
+
+
+def _augment(settings: Train, base: Path) -> Augment | None:
+    return load_callable(settings.augment, base, key="augment") if settings.augment else None
 
 
 def _curve(fitted: Fitted, stage: str) -> Curve:

@@ -15,7 +15,7 @@ from pastille.data.split import Split, batches
 from pastille.errors import PreconditionError
 from pastille.progress import SILENT, Progress
 from pastille.recipe import Train
-from pastille.stats.metrics import headline, headline_value
+from pastille.stats.metrics import selection_metric, selection_value
 from pastille.task.forward import forward, to_tensors
 from pastille.train.losses import loss_for
 from pastille.values import Cases
@@ -36,7 +36,7 @@ class Fitted:
 
     Attributes:
         model: In eval mode, the weights of the best epoch.
-        metric: What "best" means: the task's headline metric on validation.
+        metric: What "best" means, on validation; see `pastille.stats.metrics.selection_metric`.
         loss: Mean training loss of each epoch.
         validation: The metric after each epoch.
         best_epoch: Counted from 1; 0 if no epoch beat the model that was given.
@@ -88,7 +88,8 @@ def fit(
     loss_of = loss_for(cases, balanced=settings.class_weights == "balanced")
     targets = torch.from_numpy(cases.targets).to(device)
     optimizer, schedule = optimizer_for(model, settings, steps=math.ceil(split.n / settings.batch_size))
-    check = scorer(*validation, device)
+    metric = selection_metric(validation[1], balanced=settings.class_weights == "balanced")
+    check = scorer(*validation, metric, device)
     best, best_epoch, best_state = check(model), 0, copy.deepcopy(model.state_dict())
     losses: list[float] = []
     scores: list[float] = []
@@ -107,17 +108,15 @@ def fit(
             total += loss.item() * len(rows)
         losses.append(total / split.n)
         if not math.isfinite(losses[-1]):
-            raise PreconditionError(
-                f"{what}: the loss became {losses[-1]} in epoch {epoch}; lower learning_rate "
-                f"(now {settings.learning_rate:g}) or check the inputs"
-            )
+            raise PreconditionError(_diverged(what, "the loss", losses[-1], epoch, settings))
         scores.append(check(model))
+        if not math.isfinite(scores[-1]):
+            raise PreconditionError(_diverged(what, "an answer", scores[-1], epoch, settings))
         # On a tie the later epoch: it saw the lower learning rate.
         if scores[-1] >= best:
             best, best_epoch, best_state = scores[-1], epoch, copy.deepcopy(model.state_dict())
     model.load_state_dict(best_state)
-    metric = headline(cases.kind)
-    progress.note(f"{what}: validation {metric} {best:.4f} in epoch {best_epoch} of {settings.epochs}")
+    progress.note(f"{what}: {_outcome(metric, best, best_epoch, settings.epochs)}")
     return Fitted(
         model=model.cpu().eval(),
         metric=metric,
@@ -125,6 +124,20 @@ def fit(
         validation=tuple(scores),
         best_epoch=best_epoch,
     )
+
+
+def _diverged(what: str, which: str, value: float, epoch: int, settings: Train) -> str:
+    return (
+        f"{what}: {which} became {value} in epoch {epoch}; lower learning_rate "
+        f"(now {settings.learning_rate:g}) or check the inputs"
+    )
+
+
+def _outcome(metric: str, best: float, epoch: int, epochs: int) -> str:
+    name = metric.replace("_", " ")
+    if epoch == 0:
+        return f"no epoch of {epochs} beat the model before it (validation {name} {best:.4f}), which stays"
+    return f"validation {name} {best:.4f} in epoch {epoch} of {epochs}"
 
 
 def epoch_rows(order: np.random.Generator, n: int, size: int) -> Iterator[np.ndarray]:
@@ -165,8 +178,8 @@ def reader(split: Split) -> Callable[[Sequence[int] | np.ndarray], Batch]:
     return lambda rows: {name: x[torch.as_tensor(rows)] for name, x in whole.items()}
 
 
-def scorer(split: Split, cases: Cases, device: str) -> Callable[[Any], float]:
-    """A function that gives a model's headline metric on a split."""
+def scorer(split: Split, cases: Cases, metric: str, device: str) -> Callable[[Any], float]:
+    """A function that gives one metric of a model on a split; minus infinity for NaN answers."""
     read = reader(split)
 
     def score(model: nn.Module) -> float:
@@ -176,7 +189,7 @@ def scorer(split: Split, cases: Cases, device: str) -> Callable[[Any], float]:
                 forward(model, {name: x.to(device) for name, x in read(rows).items()}).cpu()
                 for rows in np.array_split(np.arange(split.n), math.ceil(split.n / _EVAL_BATCH))
             ]
-        value = headline_value(torch.cat(outputs).float().numpy(), cases)
-        return value if math.isfinite(value) else -math.inf
+        found = torch.cat(outputs).float().numpy()
+        return selection_value(found, cases, metric=metric) if np.isfinite(found).all() else -math.inf
 
     return score
