@@ -94,9 +94,9 @@ class Banded(Section):
 
 def _image_size(value: object) -> object:
     sizes = value if isinstance(value, list | tuple) else [value]
-    whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes)
+    whole = all(isinstance(s, int) and not isinstance(s, bool) for s in sizes)
     if not whole or (isinstance(value, list | tuple) and len(sizes) != 2):
-        raise ValueError(f"must be pixels or [height, width], whole and positive, got {value!r}")
+        raise ValueError(f"must be pixels or [height, width], whole numbers, got {value!r}")
     return value
 
 
