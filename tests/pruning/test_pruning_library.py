@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,14 +12,15 @@ from pruning_nets import Net, trained_looking
 from pastille.errors import PreconditionError
 from pastille.pruning import prune, read_model, write_model
 from pastille.pruning.structured import layer_widths
+from pastille.recipe import TaskSection
 from pastille.stages.contract import state_digest
 from pastille.task import forward
-from pastille.task.factory import import_torchvision
+from pastille.task.factory import model_factory
 
 
 def torchvision_net(name: str, size: int) -> Net:
-    build: Any = partial(import_torchvision().models.get_model, name, weights=None, num_classes=5)
-    return Net(build=build, shape=(3, size, size), coupled=())
+    section = TaskSection(kind="multiclass", model=f"torchvision:{name}", labels=list("abcde"))
+    return Net(build=model_factory(section, Path()), shape=(3, size, size), coupled=())
 
 
 # Name -> pixels, layers that are narrowed at half width (all but the last, and what is too narrow).
@@ -53,7 +53,7 @@ def test_torchvision_models_are_pruned_and_rebuilt(name: str, tmp_path: Path) ->
 
 def test_shufflenet_is_refused_with_advice() -> None:
     net = torchvision_net("shufflenet_v2_x0_5", 32)
-    with pytest.raises(PreconditionError, match="cannot be followed .* leave prune out of the plan"):
+    with pytest.raises(PreconditionError, match=r"cannot be followed .* leave prune out of the plan"):
         prune(trained_looking(net), net.batch(), sparsity=0.5)
 
 

@@ -268,7 +268,7 @@ def _meaning(standing: Standing, checks: tuple[Check, ...]) -> str:
     enough = f" About {text.count(more)} more labelled cases would probably decide." if more else ""
     return {
         "approved": (
-            "Approved means that the exported file itself was held against every limit below, on cases that "
+            "Approved means that the exported file itself was held against every limit above, on cases that "
             "no stage had seen. For each drop the whole confidence interval lies within its limit: not only "
             "the measured drop, but every drop that the data leave plausible."
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -63,10 +64,10 @@ def _num_outputs(section: TaskSection) -> int:
 
 def _torchvision(name: str, section: TaskSection, _base: Path) -> Callable[..., Any]:
     models = import_torchvision().models
-    known = models.list_models()
+    known = models.list_models(module=models)  # classifiers; detectors and the like fetch a backbone
     if name not in known:
         raise _unknown(name, known, "torchvision")
-    return partial(models.get_model, name, weights=None, num_classes=_num_outputs(section))
+    return _quietly(partial(models.get_model, name, weights=None, num_classes=_num_outputs(section)))
 
 
 def _timm(name: str, section: TaskSection, _base: Path) -> Callable[..., Any]:
@@ -78,7 +79,18 @@ def _timm(name: str, section: TaskSection, _base: Path) -> Callable[..., Any]:
     known = timm.list_models()
     if name not in known:
         raise _unknown(name, known, "timm")
-    return partial(timm.create_model, name, pretrained=False, num_classes=_num_outputs(section))
+    return _quietly(partial(timm.create_model, name, pretrained=False, num_classes=_num_outputs(section)))
+
+
+def _quietly(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Without what a library tells its own developers: deprecations, changes of initialization."""
+
+    def quiet(**arguments: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return build(**arguments)
+
+    return quiet
 
 
 def _huggingface(name: str, _section: TaskSection, base: Path) -> Callable[..., Any]:

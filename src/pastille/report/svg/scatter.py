@@ -25,7 +25,7 @@ from pastille.report.svg.elements import (
 )
 
 _W, _H = 500.0, 340.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 14.0, 46.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 26.0, 46.0
 _FONT = 12.0
 _LOG_FROM = 4.0  # a logarithmic axis where the costs span more than this factor
 _MAX_LABEL = 22
@@ -88,10 +88,10 @@ def tradeoff_plot(plot: Tradeoff) -> Markup:
         _description(plot),
         *_axes(plot, xs, ys),
         *_floor(plot, ys),
-        _front(plot, xs, ys),
+        polyline(_steps(plot, xs, ys), "front"),
         *(line(m.x, m.top, m.x, m.bottom, f"err {p.kind}") for m, p in zip(marks, plot.points, strict=True)),
         *(_symbol(p.kind, m.x, m.y, p.label) for m, p in zip(marks, plot.points, strict=True)),
-        *_labels(marks, bounds),
+        *_labels(marks, bounds, _steps(plot, xs, ys)),
         class_="plot scatter",
     )
 
@@ -137,6 +137,7 @@ def _axes(plot: Tradeoff, xs: Scale, ys: Scale) -> Iterator[Markup]:
         yield line(xs(tick), _H - _BOTTOM, xs(tick), _H - _BOTTOM + 4, "axis")
         yield label(xs(tick), _H - _BOTTOM + 18, _cost(plot, tick), "tick", "middle")
     yield line(_LEFT, _H - _BOTTOM, _W - _RIGHT, _H - _BOTTOM, "axis")
+    yield label(0, 12, f"{plot.y_title}{', %' if plot.y_share else ''}", "axis-title")
     scale = ", logarithmic" if xs.log else ""
     yield label(_W - _RIGHT, _H - 8, f"{plot.x_title}{scale} →", "axis-title", "end")
 
@@ -157,13 +158,13 @@ def _floor(plot: Tradeoff, ys: Scale) -> Iterator[Markup]:
         yield label(_W - _RIGHT, y + 14, plot.floor_words, "limit-words", "end")
 
 
-def _front(plot: Tradeoff, xs: Scale, ys: Scale) -> Markup:
-    """Steps: between two models, the better one's quality is not to be had at the cheaper one's cost."""
+def _steps(plot: Tradeoff, xs: Scale, ys: Scale) -> list[tuple[float, float]]:
+    """Corners of the front: between two models, the better one's quality is not to be had for less."""
     front = pareto_front(plot.points, higher_is_better=plot.higher_is_better)
     corners = [(xs(front[0].x), ys(front[0].y))]
     for before, after in itertools.pairwise(front):
         corners += [(xs(after.x), ys(before.y)), (xs(after.x), ys(after.y))]
-    return polyline([*corners, (_W - _RIGHT, corners[-1][1])], "front")
+    return [*corners, (_W - _RIGHT, corners[-1][1])]
 
 
 def _symbol(kind: PointKind, x: float, y: float, name: str) -> Markup:
@@ -191,8 +192,8 @@ def key_mark(kind: PointKind) -> Markup:
     return el("svg", shape, viewBox="0 0 20 20", width=18, height=18, aria_hidden="true", class_="key")
 
 
-def _labels(marks: Sequence[Mark], bounds: Box) -> Iterator[Markup]:
-    for mark, box in zip(marks, place_labels(marks, bounds), strict=True):
+def _labels(marks: Sequence[Mark], bounds: Box, steps: Sequence[tuple[float, float]]) -> Iterator[Markup]:
+    for mark, box in zip(marks, place_labels(marks, bounds, _along(steps)), strict=True):
         if box is None:
             continue
         middle = (box.y1 + box.y2) / 2
@@ -206,12 +207,21 @@ def _nearest(box: Box, mark: Mark) -> tuple[float, float]:
     return min(max(mark.x, box.x1), box.x2), y
 
 
-def place_labels(marks: Sequence[Mark], bounds: Box) -> list[Box | None]:
-    """Where each label goes, so that none covers another, a symbol or, if it can be helped, an error bar.
+def _along(steps: Sequence[tuple[float, float]]) -> list[Box]:
+    """The upright and level lines through the corners, as thin boxes."""
+    return [
+        Box(x1=min(x1, x2) - 1, y1=min(y1, y2) - 1, x2=max(x1, x2) + 1, y2=max(y1, y2) + 1)
+        for (x1, y1), (x2, y2) in itertools.pairwise(steps)
+    ]
+
+
+def place_labels(marks: Sequence[Mark], bounds: Box, avoid: Sequence[Box] = ()) -> list[Box | None]:
+    """Where each label goes, so that none covers another, a symbol or, if it can be helped, a line.
 
     Args:
         marks: The points.
         bounds: What labels stay within.
+        avoid: Lines that labels had better not cross, beside the error bars.
 
     Returns:
         A box for each, None where there is no room: its name is then read by pointing at it, and in the
@@ -219,11 +229,12 @@ def place_labels(marks: Sequence[Mark], bounds: Box) -> list[Box | None]:
     """
     symbols = [Box(x1=m.x - 8, y1=m.y - 8, x2=m.x + 8, y2=m.y + 8) for m in marks]
     bars = [Box(x1=m.x - 2, y1=min(m.top, m.bottom), x2=m.x + 2, y2=max(m.top, m.bottom)) for m in marks]
+    lines = [*bars, *avoid]
     placed: list[Box | None] = []
     for mark in marks:
         taken = [*symbols, *(box for box in placed if box is not None)]
         free = [b for b in _candidates(mark) if b.within(bounds) and not any(b.meets(t) for t in taken)]
-        clear = (box for box in free if not any(box.meets(bar) for bar in bars))
+        clear = (box for box in free if not any(box.meets(bar) for bar in lines))
         placed.append(next(clear, next(iter(free), None)))
     return placed
 
