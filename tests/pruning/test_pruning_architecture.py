@@ -143,8 +143,8 @@ def test_the_users_own_numbers_and_arrays_are_no_part_of_the_plan() -> None:
     """Attributes are compared for sizes alone: an array would answer an array to ``!=``."""
     model, original = Residual(), Residual()
     for module, value in ((model, 1.0), (original, 2.0)):
-        module.mean = torch.full((3,), value)
-        module.calls = int(value)
+        vars(module)["mean"] = torch.full((3,), value)
+        vars(module)["calls"] = int(value)
     assert not architecture_of(model, original).attributes
 
 
@@ -173,25 +173,25 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "shape of a path": change("shapes", "../../head.bias", to=[5]),
     "shape of a dunder": change("shapes", "head.__class__", to=[5]),
     "shape that is no shape": change("shapes", "head.bias", to="5"),
-    "unknown module": change("attributes", "tail", to={"out_features": 5}),
-    "module by path": change("attributes", "../head", to={"out_features": 5}),
-    "module by dunder": change("attributes", "head.__class__", to={"out_features": 5}),
-    "module that is a tensor": change("attributes", "head.weight", to={"out_features": 5}),
-    "dunder attribute": change("attributes", "head", to={"__class__": 5}),
-    "private attribute": change("attributes", "head", to={"_version": 5}),
-    "method": change("attributes", "head", to={"forward": 5}),
-    "flag": change("attributes", "head", to={"training": 1}),
-    "stride": change("attributes", "conv1", to={"stride": [2, 2]}),
-    "huge width": change("attributes", "conv1", to={"out_channels": 10**30}),
-    "negative width": change("attributes", "conv1", to={"out_channels": -8}),
-    "width that the weights do not have": change("attributes", "conv1", to={"out_channels": 24}),
-    "groups of zero": change("attributes", "conv1", to={"groups": 0}),
-    "other groups": change("attributes", "conv1", to={"groups": 4}),
-    "tuple for a number": change("attributes", "conv1", to={"out_channels": [16]}),
-    "attribute of another layer": change("attributes", "conv1", to={"out_features": 16}),
-    "text for a number": change("attributes", "conv1", to={"out_channels": "sixteen"}),
-    "code for a number": change("attributes", "conv1", to={"out_channels": "__import__('os')"}),
-    "null for a number": change("attributes", "conv1", to={"out_channels": None}),
+    "unknown module": change("attributes", "tail", "out_features", to=5),
+    "module by path": change("attributes", "../head", "out_features", to=5),
+    "module by dunder": change("attributes", "head.__class__", "out_features", to=5),
+    "module that is a tensor": change("attributes", "head.weight", "out_features", to=5),
+    "dunder attribute": change("attributes", "head", "__class__", to=5),
+    "private attribute": change("attributes", "head", "_version", to=5),
+    "method": change("attributes", "head", "forward", to=5),
+    "flag": change("attributes", "head", "training", to=1),
+    "stride": change("attributes", "conv1", "stride", to=[2, 2]),
+    "huge width": change("attributes", "conv1", "out_channels", to=10**30),
+    "negative width": change("attributes", "conv1", "out_channels", to=-8),
+    "width that the weights do not have": change("attributes", "conv1", "out_channels", to=24),
+    "groups of zero": change("attributes", "conv1", "groups", to=0),
+    "other groups": change("attributes", "conv1", "groups", to=4),
+    "tuple for a number": change("attributes", "conv1", "out_channels", to=[16]),
+    "attribute of another layer": change("attributes", "conv1", "out_features", to=16),
+    "text for a number": change("attributes", "conv1", "out_channels", to="sixteen"),
+    "code for a number": change("attributes", "conv1", "out_channels", to="__import__('os')"),
+    "null for a number": change("attributes", "conv1", "out_channels", to=None),
     "attributes that are a list": change("attributes", to=[1]),
     "missing shapes": lambda plan: plan.pop("shapes"),
     "later schema": change("schema", to=2),

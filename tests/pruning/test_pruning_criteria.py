@@ -135,10 +135,11 @@ def test_nothing_is_removed_at_sparsity_zero(channels: int, round_to: int) -> No
     assert channels_kept(channels, sparsity=0.0, round_to=round_to) == channels
 
 
-@given(eighths=st.integers(1, 64), of_4=st.integers(1, 3))
-def test_exact_shares_are_exact(eighths: int, of_4: int) -> None:
-    """Whatever 1 − sparsity is in binary: 64 · (1 − 0.75) is 16, not 24."""
-    assert channels_kept(32 * eighths, sparsity=of_4 / 4, round_to=8) == 8 * eighths * (4 - of_4)
+@given(eighths=st.integers(1, 64), tenths=st.integers(1, 9))
+def test_exact_shares_are_exact(eighths: int, tenths: int) -> None:
+    """Whatever 1 − sparsity is in binary: 80 · (1 − 0.7) is 24, not 24.000000000000004 rounded up to 32."""
+    kept = channels_kept(80 * eighths, sparsity=tenths / 10, round_to=8)
+    assert kept == 8 * eighths * (10 - tenths)
 
 
 @pytest.mark.parametrize(("sparsity", "round_to"), [(1.0, 8), (-0.1, 8), (float("nan"), 8), (0.5, 0)])

@@ -278,7 +278,7 @@ class Raises(nn.Module):
 
 def old_weight_norm() -> nn.Module:
     with pytest.warns(FutureWarning, match="weight_norm"):
-        return nn.Sequential(nn.utils.weight_norm(nn.Linear(8, 32)), nn.Linear(32, 5))  # type: ignore[no-untyped-call]
+        return nn.Sequential(nn.utils.weight_norm(nn.Linear(8, 32)), nn.Linear(32, 5))
 
 
 @pytest.mark.parametrize(

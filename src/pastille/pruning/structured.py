@@ -92,7 +92,7 @@ def prune(
             continue
         scores = channel_scores(group.members, group.num_channels, CRITERIA[criterion])
         cut = group.cut(lowest(scores, count))
-        if True:
+        if cut.exact:
             columns.remove_(cut.columns)
             cut.apply_()
         else:

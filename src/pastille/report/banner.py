@@ -101,12 +101,12 @@ def banner(run: Account) -> Banner:
     return Banner(
         standing=standing,
         word=_WORDS[standing],
-        reason=text.clean(verdict.reason) if verdict else _how_far(run),
+        reason=text.sentence(verdict.reason) if verdict else _how_far(run),
         headline=", ".join(_spoken(gain) for gain in gains),
         gains=gains,
         gains_title=_gains_title(run, standing),
         serves=_serves(run),
-        serves_reason=text.clean(run.final.selection_reason) if run.final else "",
+        serves_reason=text.sentence(run.final.selection_reason) if run.final else "",
         meaning=_meaning(standing, checks),
         split=verdict.split if verdict else "",
         checks=tuple(check_row(check) for check in checks[:_MAX_CHECKS]),
@@ -177,11 +177,13 @@ def pace(speedup: Speedup) -> tuple[str, Tone]:
 def _speed_gain(speedup: Speedup) -> Gain:
     word, tone = pace(speedup)
     what = word if word == "faster" else f"the speed: {word}"
-    span = text.ratio_span(speedup.interval)
+    known = speedup.baseline_ms is not None and speedup.candidate_ms is not None
+    medians = f"{text.significant(speedup.baseline_ms)} → {text.milliseconds(speedup.candidate_ms)}"
+    span = f"{text.confidence(speedup.interval.confidence)} CI {text.ratio_span(speedup.interval)}"
     return Gain(
         value=text.times(speedup.ratio),
         what=f"{what} at batch {text.count(speedup.batch)}",
-        detail=f"{text.confidence(speedup.interval.confidence)} CI {span}",
+        detail=f"{span}; {medians}" if known else span,
         tone=tone,
     )
 
@@ -200,7 +202,8 @@ def _drop_gain(check: Check) -> Gain:
 def _spoken(gain: Gain) -> str:
     if gain.what.endswith(" drop"):
         return f"{gain.what} {gain.value} ({gain.detail})"
-    return f"{gain.value} {gain.what}" + (f" ({gain.detail})" if "CI" in gain.detail else "")
+    span = gain.detail.partition(";")[0]
+    return f"{gain.value} {gain.what}" + (f" ({span})" if "CI" in span else "")
 
 
 def check_row(check: Check) -> CheckRow:
@@ -218,7 +221,7 @@ def check_row(check: Check) -> CheckRow:
         status=check.status.value,
         tone=_TONES[check.status],
         method=text.clean(check.method, 120),
-        reason=text.clean(check.reason, 600),
+        reason=text.sentence(check.reason, 600),
         mark=_mark(check, drop, interval),
     )
 
@@ -238,7 +241,7 @@ def _drop_words(check: Check) -> tuple[str, str]:
 def _mark(check: Check, drop: str, interval: str) -> LimitMark | None:
     value = check.candidate if check.drop is None else check.drop
     ends = (check.interval.low, check.interval.high) if check.interval else ()
-    if not check.limit > 0 or not all(map(math.isfinite, (value, check.limit, *ends))):
+    if value is None or not check.limit > 0 or not all(map(math.isfinite, (value, check.limit, *ends))):
         return None
     said = _value(check.metric, check.candidate) if check.drop is None else f"drop {drop} {interval}".strip()
     return LimitMark(
@@ -259,8 +262,7 @@ def _value(metric: str, value: float | None) -> str:
 def _limit(check: Check) -> str:
     if check.drop is None:
         return _value(check.metric, check.limit)
-    limit = text.drop_limit(check.metric, check.limit)
-    return f"{limit} points" if text.is_share(check.metric) else limit
+    return text.points(check.metric, text.drop_limit(check.metric, check.limit))
 
 
 def _meaning(standing: Standing, checks: tuple[Check, ...]) -> str:

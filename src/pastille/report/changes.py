@@ -89,7 +89,7 @@ def _change(
         float_operators=_operators(details.float_operators),
         trainings=tuple(_training(curve) for curve in details.curves[-_MAX_CURVES:]),
         more_trainings=max(0, len(details.curves) - _MAX_CURVES),
-        notes=tuple(text.clean(note, 400) for note in details.notes[:_MAX_NOTES]),
+        notes=tuple(text.sentence(note, 400) for note in details.notes[:_MAX_NOTES]),
     )
 
 

@@ -16,6 +16,7 @@ PointKind = Literal["baseline", "kept", "dropped", "final"]
 Unit = Literal["bytes", "ms"]
 
 _MAX_METRICS = 3
+_MAX_PLOTTED = 2
 _MAX_ROWS = 40
 
 
@@ -142,7 +143,7 @@ def _stage_row(stage: StageFinished, before: Profile | None, names: tuple[str, .
         name=stage_label(stage),
         fate="kept" if stage.kept else "dropped",
         options=options_line(stage.options),
-        why=(text.clean(stage.consequence, 400), text.clean(stage.verdict.reason, 400)),
+        why=(text.sentence(stage.consequence, 400), text.sentence(stage.verdict.reason, 400)),
         seconds=text.duration(stage.seconds),
     )
 
@@ -258,11 +259,17 @@ def _option(name: str, value: object) -> str:
 
 def tradeoffs(run: Account) -> tuple[Tradeoff, ...]:
     """Quality against file size and against latency, for every model that was measured on validation."""
-    if not run.metric or run.before is None:
+    if run.before is None:
         return ()
-    by_size = _tradeoff(run, "file size", "bytes", lambda p: float(p.size_bytes))
-    by_time = _tradeoff(run, "latency p50 at batch 1", "ms", _p50)
-    return tuple(plot for plot in (by_size, by_time) if plot.points)
+    plots = (
+        plot
+        for metric in shown_metrics(run)[:_MAX_PLOTTED]
+        for plot in (
+            _tradeoff(run, metric, "file size", "bytes", lambda p: float(p.size_bytes)),
+            _tradeoff(run, metric, "latency p50 at batch 1", "ms", _p50),
+        )
+    )
+    return tuple(plot for plot in plots if plot.points)
 
 
 def _p50(profile: Profile) -> float | None:
@@ -270,10 +277,12 @@ def _p50(profile: Profile) -> float | None:
     return latency.ms(0.5) if latency else None
 
 
-def _tradeoff(run: Account, cost: str, unit: Unit, x: Callable[[Profile], float | None]) -> Tradeoff:
-    name, spoken = run.metric, text.metric_name(run.metric)
+def _tradeoff(
+    run: Account, name: str, cost: str, unit: Unit, x: Callable[[Profile], float | None]
+) -> Tradeoff:
+    spoken = text.metric_name(name)
     points = [_point(profile, label, kind, name, x(profile)) for profile, label, kind in _models(run)]
-    floor, words = _floor(run)
+    floor, words = _floor(run, name)
     return Tradeoff(
         title=f"{spoken[:1].upper()}{spoken[1:]} against {cost}",
         x_title=cost,
@@ -310,12 +319,12 @@ def _point(profile: Profile, label: str, kind: PointKind, metric: str, x: float 
     )
 
 
-def _floor(run: Account) -> tuple[float | None, str]:
+def _floor(run: Account, metric: str) -> tuple[float | None, str]:
     """Baseline minus the limit, on validation."""
     verdicts = [s.verdict for s in run.stages] + ([run.final.verdict] if run.final else [])
-    limits = [c.limit for v in verdicts for c in v.checks if c.metric == run.metric and c.drop is not None]
-    found = run.before.metrics.overall.get(run.metric) if run.before else None
+    limits = [c.limit for v in verdicts for c in v.checks if c.metric == metric and c.drop is not None]
+    found = run.before.metrics.overall.get(metric) if run.before else None
     if not limits or found is None:
         return None, ""
-    words = f"limit: baseline − {text.drop_limit(run.metric, limits[-1])}"
-    return (found.value - limits[-1]) * text.scale(run.metric), words
+    words = f"limit: baseline − {text.drop_limit(metric, limits[-1])}"
+    return (found.value - limits[-1]) * text.scale(metric), words

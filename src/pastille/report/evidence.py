@@ -147,7 +147,7 @@ def _groups(before: Metrics | None, after: Metrics | None, leading: tuple[str, .
             yield _pair_table(
                 text.clean(attribute, 60).replace("_", " "),
                 name,
-                {group: found.get(name) for group, found in groups.items()},
+                {group: groups[group].get(name) for group in sorted(groups, key=text.group_order)},
                 {group: found.get(name) for group, found in later.items()},
             )
 

@@ -110,6 +110,8 @@ def _count_tables(splits: Mapping[str, SplitSummary]) -> Iterator[CountTable]:
 
 def _count_table(title: str, splits: list[tuple[int, Mapping[str, int]]]) -> CountTable:
     labels = list(dict.fromkeys(label for _, counts in splits for label in counts))
+    if title != "class":
+        labels.sort(key=text.group_order)
     rows = tuple(
         CountRow(
             label=text.clean(label, 80) or "(empty)",
@@ -128,6 +130,8 @@ def _data_facts(loaded: TaskLoaded) -> Iterator[tuple[str, str]]:
     yield "inputs", "; ".join(_tensor(spec) for spec in loaded.inputs) or text.ABSENT
     yield "prepared by", _preparation(loaded.preprocessing)
     yield "data digest (SHA-256 over every input and target)", text.clean(loaded.data_digest, 80)
+    if loaded.model_digest:
+        yield "model digest (SHA-256 over every tensor, as brought)", text.clean(loaded.model_digest, 80)
 
 
 def _tensor(spec: TensorSpec) -> str:
@@ -249,10 +253,10 @@ def recipe_yaml(asked: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def _commands(run: Account) -> Iterator[tuple[str, str]]:
-    bundle = text.clean(run.bundle.path, 120).rstrip("/") + "/" if run.bundle else "bundle/"
+    bundle = text.clean(run.bundle.path, 120).rstrip("/") if run.bundle else "bundle"
     yield "pastille run recipe.yaml", "carry out this recipe again (saved from below)"
     if not run.bundle:
-        yield "pastille run --resume recipe.yaml", "go on where this run ended"
+        yield "pastille run recipe.yaml --resume", "go on where this run ended"
     yield f"pastille verify {bundle}", "check the bundle’s hashes and replay its golden cases"
     yield f"pastille bench {bundle}", "time it on another machine"
     yield "pastille report .", "write this page again, in the folder that holds run.json"

@@ -7,6 +7,7 @@ their differences percentage points. A true minus sign is used, and a dash where
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -54,6 +55,18 @@ def clean(text: object, limit: int = 2000) -> str:
     words = str(text)
     cut = words if len(words) <= limit else words[: limit - 1] + "…"
     return "".join(_printable(c) for c in cut)
+
+
+def sentence(words: object, limit: int = 2000) -> str:
+    """A remark of the record as a sentence.
+
+    Example:
+        >>> sentence("kept: it passes on validation")
+        'Kept: it passes on validation.'
+    """
+    said = clean(words, limit).strip()
+    stop = "" if not said or said.endswith((".", "!", "?", "…")) else "."
+    return f"{said[:1].upper()}{said[1:]}{stop}"
 
 
 def _printable(character: str) -> str:
@@ -144,11 +157,12 @@ def milliseconds(value: float | None) -> str:
     r"""A duration, with its unit.
 
     Example:
-        >>> milliseconds(0.8421)
-        '0.842\u202fms'
+        >>> milliseconds(0.8421), milliseconds(0.000471)
+        ('0.842\u202fms', '0.471\u202fµs')
     """
-    number = significant(value)
-    return number if number == ABSENT else f"{number}{UNIT_SPACE}ms"
+    small = value is not None and 0 < abs(value) < 0.00995
+    number = significant(value * 1000 if small and value else value)
+    return number if number == ABSENT else f"{number}{UNIT_SPACE}{'µs' if small else 'ms'}"
 
 
 def duration(seconds: float | None) -> str:
@@ -252,7 +266,19 @@ def drop(name: str, value: float | None, *, decimals: int | None = None) -> str:
         ('0.4 points', '−1.0 points', '0.002')
     """
     number = bare_drop(name, value, decimals=decimals)
-    return f"{number} points" if is_share(name) and number != ABSENT else number
+    return points(name, number)
+
+
+def points(name: str, number: str) -> str:
+    """A difference that is already a number, with its unit if it has one.
+
+    Example:
+        >>> points("accuracy", "1"), points("accuracy", "0.5"), points("r2", "0.02")
+        ('1 point', '0.5 points', '0.02')
+    """
+    if not is_share(name) or number == ABSENT:
+        return number
+    return f"{number} point" if number == "1" else f"{number} points"
 
 
 def bare_drop(name: str, value: float | None, *, decimals: int | None = None) -> str:
@@ -326,6 +352,18 @@ def when(stamp: str) -> str:
         '2026-11-20 09:30:05 UTC'
     """
     return clean(stamp, 40).replace("T", " ").replace("+00:00", " UTC")
+
+
+def group_order(label: str) -> tuple[float, int]:
+    """Sorts bands of a number by that number, before groups that have only a name.
+
+    Example:
+        >>> sorted(["unknown", "45-64", ">=65", "<45"], key=group_order)
+        ['<45', '45-64', '>=65', 'unknown']
+    """
+    found = re.search(r"\d+(\.\d+)?", label)
+    below = label.lstrip().lower().startswith(("<", "under", "below", "up to"))
+    return (float(found[0]), 0 if below else 1) if found else (math.inf, 0)
 
 
 def plural(number: int, one: str, many: str = "") -> str:

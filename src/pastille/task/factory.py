@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pastille.errors import TaskError, UsageError
+from pastille.errors import PastilleError, TaskError, UsageError
 from pastille.references import load_callable, one_line
 
 if TYPE_CHECKING:
@@ -41,21 +42,24 @@ def model_factory(section: TaskSection, base: Path, *, seed: int = 0) -> Factory
     source, _, name = section.model.partition(":")
     built_in = {"torchvision": _torchvision, "timm": _timm, "hf": _huggingface}.get(source)
     call = built_in(name, section, base) if built_in else load_callable(section.model, base, key=_KEY)
-    arguments = section.arguments if source != "hf" else {}
-    return partial(_build, call, section.model, dict(arguments), seed)
+    return partial(_build, call, section.model, dict(section.arguments), seed)
 
 
 def _build(call: Callable[..., Any], reference: str, arguments: dict[str, Any], seed: int) -> nn.Module:
-    torch.manual_seed(seed)
     try:
-        model = call(**arguments)
-    except UsageError:
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
+            torch.manual_seed(seed)
+            model = call(**arguments)
+        # A copy: a callable that returns the same module each time must not hand out the trained one.
+        return copy.deepcopy(model) if isinstance(model, nn.Module) else _refuse(model, reference)
+    except PastilleError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskError(f"{_KEY}: {reference} raised {one_line(error)}") from error
-    if not isinstance(model, nn.Module):
-        raise TaskError(f"{_KEY}: {reference} must return a torch.nn.Module, got {type(model).__name__}")
-    return model
+
+
+def _refuse(model: object, reference: str) -> nn.Module:
+    raise TaskError(f"{_KEY}: {reference} must return a torch.nn.Module, got {type(model).__name__}")
 
 
 def _num_outputs(section: TaskSection) -> int:
@@ -93,22 +97,39 @@ def _quietly(build: Callable[..., Any]) -> Callable[..., Any]:
     return quiet
 
 
-def _huggingface(name: str, _section: TaskSection, base: Path) -> Callable[..., Any]:
+def _huggingface(name: str, section: TaskSection, base: Path) -> Callable[..., Any]:
     folder = base / name
     if not (folder / "config.json").is_file():
         raise TaskError(f"{_KEY}: hf:DIR must be a folder that holds config.json, got {folder}")
+    if section.arguments:
+        raise TaskError(f"task.arguments must be left out with {section.model}: its config.json has them")
+    config = _transformers_config(folder)
+    build = _transformers_class(config, folder)
+    return lambda: Logits(build(config))
+
+
+def _transformers_config(folder: Path) -> Any:
     try:
         import transformers
     except ImportError:
         raise _missing("transformers", "text") from None
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    architecture = (config.architectures or [""])[0]
-    if not hasattr(transformers, architecture):
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise TaskError(f"{_KEY}: cannot read {folder}/config.json: {one_line(error, 160)}") from error
+
+
+def _transformers_class(config: Any, folder: Path) -> Callable[..., Any]:
+    import transformers
+
+    names = config.architectures or []
+    found = getattr(transformers, names[0], None) if len(names) == 1 else None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise TaskError(
-            f"{_KEY}: {folder}/config.json must name one class of transformers under "
-            f"architectures, got {config.architectures}"
+            f"{_KEY}: {folder}/config.json must name one model of transformers under architectures, "
+            f"got {names}"
         )
-    return lambda: Logits(getattr(transformers, architecture)(config))
+    return found
 
 
 class Logits(nn.Module):
@@ -120,8 +141,14 @@ class Logits(nn.Module):
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         """The ``logits`` of the wrapped model's output, ``(N, K)``."""
-        out: Tensor = self.model(*args, **kwargs).logits
-        return out
+        out = self.model(*args, **kwargs)
+        if not hasattr(out, "logits"):
+            raise TaskError(
+                f"{_KEY}: a {type(self.model).__name__} answers without logits; bring a model with a head, "
+                "such as ...ForSequenceClassification"
+            )
+        logits: Tensor = out.logits
+        return logits
 
 
 def import_torchvision() -> Any:

@@ -14,7 +14,7 @@ from pastille.data.checks import check_targets
 from pastille.data.leakage import check_leaks, inspect
 from pastille.data.load import load_splits
 from pastille.data.split import Splits
-from pastille.errors import TaskError
+from pastille.errors import PastilleError, TaskError
 from pastille.progress import SILENT, Progress
 from pastille.recipe import Recipe
 from pastille.references import one_line
@@ -121,11 +121,25 @@ def check_output(model: nn.Module, splits: Splits, recipe: Recipe) -> None:
     try:
         with torch.inference_mode():
             out = forward(model, batch)
+    except PastilleError:
+        raise
     except Exception as error:
-        raise TaskError(f"the model does not accept inputs of shape {shapes}: {one_line(error)}") from error
+        raise TaskError(
+            f"the model does not accept the inputs, {shapes}: {one_line(error, 200)}; "
+            "change what data gives, or the model"
+        ) from error
     if not isinstance(out, torch.Tensor):
-        raise TaskError(f"the model must return a tensor, got {type(out).__name__}")
+        raise TaskError(
+            f"the model must return a tensor of logits or numbers, or a tuple that begins with it, "
+            f"got {type(out).__name__}"
+        )
+    if not out.is_floating_point():
+        raise TaskError(
+            f"the model must answer with logits or numbers, got {out.dtype}; leave argmax out of it"
+        )
     problem = output_problem(recipe.task.kind, len(recipe.task.labels), tuple(out.shape))
+    if not problem and out.shape[0] != len(next(iter(batch.values()))):
+        problem = f"the batch axis must come first, but a batch of 2 gives shape {tuple(out.shape)}"
     if problem:
         raise TaskError(f"the model's output does not fit the task: {problem}")
     if not torch.isfinite(out).all():

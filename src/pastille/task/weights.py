@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # DataParallel / DDP, torch.compile
+_MAX_WRAPPERS = 4  # a checkpoint may hold itself
 _SHOWN = 5
 
 
@@ -31,31 +34,45 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise WeightsError(f"task.weights: there is no file {path}")
-    try:
-        loaded = _read(path)
-    except (pickle.UnpicklingError, AttributeError, EOFError, KeyError, IndexError, RuntimeError) as error:
-        raise WeightsError(
-            f"task.weights: {path.name} is not a file of tensors alone, and nothing else is loaded "
-            f"(it could run code): save model.state_dict(), best as .safetensors ({one_line(error, 120)})"
-        ) from None
-    except Exception as error:
-        raise WeightsError(f"task.weights: cannot read {path.name}: {one_line(error)}") from None
+    loaded = _read(path)
     tensors = {str(k): v for k, v in _unwrap(loaded).items() if isinstance(v, torch.Tensor)}
     if not tensors:
-        raise WeightsError(f"task.weights: {path.name} holds no tensors")
+        keys = ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) else type(loaded).__name__
+        raise WeightsError(
+            f"task.weights: {path.name} holds no state dict, itself or under {', '.join(_WRAPPERS)}, "
+            f"but {keys[:120] or 'nothing'}; save model.state_dict(), best as .safetensors"
+        )
     return _without_prefix(tensors)
 
 
 def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    try:
+        if path.suffix.lower() == ".safetensors":
+            from safetensors.torch import load_file
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Not torch's own message: it advises to load the file without protection.
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        raise WeightsError(
+            f"task.weights: {path.name} holds more than tensors{what}, and nothing else is loaded, as it "
+            "could run code: save model.state_dict(), best as .safetensors"
+        ) from None
+    except Exception as error:
+        raise WeightsError(
+            f"task.weights: {path.name} cannot be read, it may be cut off or of another kind "
+            f"({one_line(error, 120)}); .safetensors and what torch.save writes are read"
+        ) from None
 
 
 def _unwrap(loaded: Any) -> Mapping[Any, Any]:
-    while isinstance(loaded, Mapping):
+    for _ in range(_MAX_WRAPPERS):
+        if not isinstance(loaded, Mapping):
+            return {}
         inner = next((loaded[k] for k in _WRAPPERS if isinstance(loaded.get(k), Mapping)), None)
         if inner is None:
             return loaded
@@ -75,10 +92,12 @@ def load_weights_(model: nn.Module, tensors: Mapping[str, Tensor], *, source: st
 
     Raises:
         WeightsError: Keys are missing, unexpected, or of another shape; all are listed in its fields.
+            Or a tensor holds NaN.
     """
-    tensors = _for_wrapper(model, tensors)
     own = model.state_dict()
-    missing = [name for name in own if name not in tensors]
+    tensors = _named_like(own, tensors)
+    tied = {x.data_ptr() for name, x in own.items() if name in tensors and x.numel()}
+    missing = [n for n, x in own.items() if n not in tensors and x.data_ptr() not in tied]
     unexpected = [name for name in tensors if name not in own]
     mismatched = [
         f"{name}: file {tuple(tensors[name].shape)}, model {tuple(tensor.shape)}"
@@ -101,16 +120,20 @@ def load_weights_(model: nn.Module, tensors: Mapping[str, Tensor], *, source: st
             unexpected=unexpected,
             mismatched=mismatched,
         )
-    model.load_state_dict(dict(tensors))
+    broken = [name for name, x in tensors.items() if x.is_floating_point() and x.isnan().any()]
+    if broken:
+        raise WeightsError(f"task.weights: {source} holds NaN in {_some('tensors', broken)}; train again")
+    model.load_state_dict(dict(tensors), strict=False)  # tied weights may be in the file once
 
 
-def _for_wrapper(model: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Names for a transformers model, which Pastille wraps as ``model.`` to take its logits."""
-    from pastille.task.factory import Logits
+def _named_like(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Names as the model has them, where a wrapper on either side put a prefix before all of them.
 
-    if not isinstance(model, Logits) or all(name.startswith("model.") for name in tensors):
-        return tensors
-    return {f"model.{name}": tensor for name, tensor in tensors.items()}
+    Pastille itself wraps a transformers model as ``model.``; and a model may have a part that is
+    called like what DataParallel adds.
+    """
+    names = [tensors, *({f"{p}{n}": x for n, x in tensors.items()} for p in ("model.", *_PREFIXES))]
+    return max(names, key=lambda named: len(named.keys() & own.keys()))
 
 
 def _some(kind: str, names: Sequence[str]) -> str:

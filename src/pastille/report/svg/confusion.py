@@ -21,9 +21,11 @@ def confusion_matrix(matrix: Matrix) -> Markup:
     font = 11.0 if k >= 8 else 12.0
     names = [shortened(name, 16 if k < WIDE_FROM else 18) for name in matrix.labels]
     left = max(48.0, max(text_width(name, font) for name in names) + 10)
-    cell = min(72.0, (width - left - 4) / k)
-    upright = all(text_width(name, font) <= cell - 4 for name in names)
-    top = 40.0 if upright else 30.0 + 0.72 * max(text_width(name, font) for name in names)
+    longest = max(text_width(name, font) for name in names)
+    upright = longest <= min(96.0, (width - left - 4) / k) - 4
+    slant = 0.0 if upright else 0.72 * longest  # how far a name at 45 degrees reaches up and to the right
+    cell = min(96.0, (width - left - 4 - max(0.0, slant - 10)) / k)
+    top = 30.0 + (slant or 10.0)
     return drawing(
         width,
         top + k * cell + 6,

@@ -19,8 +19,8 @@ from pastille.report.svg.elements import (
     tick_words,
 )
 
-_W, _H = 320.0, 196.0
-_LEFT, _RIGHT = 42.0, 12.0
+_W, _H = 320.0, 188.0
+_LEFT, _RIGHT = 48.0, 12.0
 _PANELS = ((20.0, 78.0), (104.0, 168.0))  # top and bottom of loss and metric
 
 
@@ -47,7 +47,7 @@ def _panel(
     top, bottom = _PANELS[place]
     finite = [v for v in values if math.isfinite(v)] or [0.0]
     low, high = min(finite), max(finite)
-    pad = 0.06 * (high - low) or max(abs(high), 1e-3) * 0.05
+    pad = 0.06 * (high - low) or (0.5 if class_ == "metric" and training.share else abs(high) * 0.05 or 0.05)
     ys = Scale(low=low - pad, high=high + pad, start=bottom, end=top)
     ticks = linear_ticks(ys.low, ys.high, 3)
     for tick, words in zip(ticks, tick_words(ticks), strict=True):
@@ -74,4 +74,4 @@ def _epochs(xs: Scale, last: int) -> Iterator[Markup]:
     ticks = [t for t in linear_ticks(1, last, 5) if t == int(t) and t > 1] if last > 1 else []
     for tick in [1.0, *ticks]:
         yield label(xs(tick), bottom + 14, f"{tick:.0f}", "tick", "middle")
-    yield label(_W - _RIGHT, bottom + 26, "epoch", "axis-title", "end")
+    yield label(_LEFT - 8, bottom + 14, "epoch", "tick", "end")

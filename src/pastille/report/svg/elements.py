@@ -41,7 +41,13 @@ def _attribute(value: str | float) -> str:
 
 
 def drawing(
-    width: float, height: float, title: str, description: str, *children: Markup, class_: str
+    width: float,
+    height: float,
+    title: str,
+    description: str,
+    *children: Markup,
+    class_: str,
+    stretched: bool = False,
 ) -> Markup:
     """A whole plot: scales with the page, and reads itself aloud as its title and description."""
     return el(
@@ -50,8 +56,7 @@ def drawing(
         el("desc", description),
         *children,
         viewBox=f"0 0 {width:g} {height:g}",
-        width=width,
-        height=height,
+        preserveAspectRatio="none" if stretched else None,
         role="img",
         class_=class_,
     )
@@ -121,7 +126,7 @@ def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
         return [low]
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
@@ -151,5 +156,7 @@ def tick_words(ticks: Sequence[float]) -> list[str]:
         >>> tick_words([-0.5, 0.0, 0.5])
         ['−0.5', '0.0', '0.5']
     """
-    decimals = next((d for d in range(6) if all(abs(round(t, d) - t) < 1e-9 for t in ticks)), 6)
+    decimals = next((d for d in range(5) if all(abs(round(t, d) - t) < 1e-9 for t in ticks)), None)
+    if decimals is None:
+        return [f"{t:.2g}".replace("-", "−") for t in ticks]
     return [f"{t + 0.0:.{decimals}f}".replace("-", "−") for t in ticks]

@@ -156,4 +156,5 @@ def time_bars(bottleneck: Bottleneck, most_ms: float) -> Markup:
         el("rect", x=1, y=3, width=prepared, height=16, class_="bar-prepare"),
         el("rect", x=1 + prepared, y=3, width=inferred, height=16, class_="bar-infer"),
         class_="plot time",
+        stretched=True,
     )

@@ -80,6 +80,7 @@ def tradeoff_plot(plot: Tradeoff) -> Markup:
     """Scatter plot with error bars, the Pareto front and the lowest quality that the limit permits."""
     xs, ys = _x_scale(plot), _y_scale(plot)
     marks = [_mark(point, xs, ys) for point in plot.points]
+    floor = _floor_place(plot, ys, marks)
     bounds = Box(x1=_LEFT + 2, y1=_TOP, x2=_W - 2, y2=_H - _BOTTOM - 2)
     return drawing(
         _W,
@@ -87,11 +88,11 @@ def tradeoff_plot(plot: Tradeoff) -> Markup:
         plot.title,
         _description(plot),
         *_axes(plot, xs, ys),
-        *_floor(plot, ys),
+        *_floor(plot, ys, floor),
         polyline(_steps(plot, xs, ys), "front"),
         *(line(m.x, m.top, m.x, m.bottom, f"err {p.kind}") for m, p in zip(marks, plot.points, strict=True)),
         *(_symbol(p.kind, m.x, m.y, p.label) for m, p in zip(marks, plot.points, strict=True)),
-        *_labels(marks, bounds, _steps(plot, xs, ys)),
+        *_labels(marks, bounds, _lines(plot, xs, ys), [floor] if floor else []),
         class_="plot scatter",
     )
 
@@ -107,9 +108,9 @@ def _description(plot: Tradeoff) -> str:
 def _x_scale(plot: Tradeoff) -> Scale:
     low, high = min(p.x for p in plot.points), max(p.x for p in plot.points)
     if high / low > _LOG_FROM:
-        pad = (high / low) ** 0.09
+        pad = (high / low) ** 0.1
         return Scale(low=low / pad, high=high * pad, start=_LEFT, end=_W - _RIGHT, log=True)
-    return Scale(low=0.0, high=high * 1.12, start=_LEFT, end=_W - _RIGHT)
+    return Scale(low=0.0, high=high * 1.22, start=_LEFT, end=_W - _RIGHT)
 
 
 def _y_scale(plot: Tradeoff) -> Scale:
@@ -151,11 +152,25 @@ def _cost(plot: Tradeoff, tick: float) -> str:
     return f"{float(number.replace(',', '')):g}{text.UNIT_SPACE}{unit}"
 
 
-def _floor(plot: Tradeoff, ys: Scale) -> Iterator[Markup]:
-    if plot.floor is not None:
-        y = ys(plot.floor)
-        yield line(_LEFT, y, _W - _RIGHT, y, "limit")
-        yield label(_W - _RIGHT, y + 14, plot.floor_words, "limit-words", "end")
+def _floor_place(plot: Tradeoff, ys: Scale, marks: Sequence[Mark]) -> Box | None:
+    """Where the limit is named: below or above its line, at the end where no model stands in the way."""
+    if plot.floor is None:
+        return None
+    y, width = ys(plot.floor), text_width(plot.floor_words, _FONT)
+    ends = (_W - _RIGHT - width, _LEFT + 4, (_LEFT + _W - width) / 2)
+    places = [Box(x1=x, y1=top, x2=x + width, y2=top + 16) for x in ends for top in (y + 2, y - 18)]
+    reaches = [Box(x1=m.x - 9, y1=min(m.top, m.y - 9), x2=m.x + 9, y2=max(m.bottom, m.y + 9)) for m in marks]
+    inside = [place for place in places if place.y2 <= _H - _BOTTOM - 2]
+    free = (place for place in inside if not any(place.meets(reach) for reach in reaches))
+    return next(free, places[0])
+
+
+def _floor(plot: Tradeoff, ys: Scale, place: Box | None) -> Iterator[Markup]:
+    if plot.floor is not None and place is not None:
+        yield line(_LEFT, ys(plot.floor), _W - _RIGHT, ys(plot.floor), "limit")
+        at_end = place.x2 > _W - _RIGHT - 1
+        x, anchor = (place.x2, "end") if at_end else (place.x1, None)
+        yield label(x, place.y2 - 4, plot.floor_words, "limit-words", anchor)
 
 
 def _steps(plot: Tradeoff, xs: Scale, ys: Scale) -> list[tuple[float, float]]:
@@ -192,8 +207,10 @@ def key_mark(kind: PointKind) -> Markup:
     return el("svg", shape, viewBox="0 0 20 20", width=18, height=18, aria_hidden="true", class_="key")
 
 
-def _labels(marks: Sequence[Mark], bounds: Box, steps: Sequence[tuple[float, float]]) -> Iterator[Markup]:
-    for mark, box in zip(marks, place_labels(marks, bounds, _along(steps)), strict=True):
+def _labels(
+    marks: Sequence[Mark], bounds: Box, avoid: Sequence[Box], taken: Sequence[Box]
+) -> Iterator[Markup]:
+    for mark, box in zip(marks, place_labels(marks, bounds, avoid=avoid, taken=taken), strict=True):
         if box is None:
             continue
         middle = (box.y1 + box.y2) / 2
@@ -207,6 +224,12 @@ def _nearest(box: Box, mark: Mark) -> tuple[float, float]:
     return min(max(mark.x, box.x1), box.x2), y
 
 
+def _lines(plot: Tradeoff, xs: Scale, ys: Scale) -> list[Box]:
+    """What is drawn across the plot: the front and the limit."""
+    limit = [] if plot.floor is None else [(_LEFT, ys(plot.floor)), (_W - _RIGHT, ys(plot.floor))]
+    return [*_along(_steps(plot, xs, ys)), *_along(limit)]
+
+
 def _along(steps: Sequence[tuple[float, float]]) -> list[Box]:
     """The upright and level lines through the corners, as thin boxes."""
     return [
@@ -215,13 +238,16 @@ def _along(steps: Sequence[tuple[float, float]]) -> list[Box]:
     ]
 
 
-def place_labels(marks: Sequence[Mark], bounds: Box, avoid: Sequence[Box] = ()) -> list[Box | None]:
+def place_labels(
+    marks: Sequence[Mark], bounds: Box, *, avoid: Sequence[Box] = (), taken: Sequence[Box] = ()
+) -> list[Box | None]:
     """Where each label goes, so that none covers another, a symbol or, if it can be helped, a line.
 
     Args:
         marks: The points.
         bounds: What labels stay within.
         avoid: Lines that labels had better not cross, beside the error bars.
+        taken: What labels must not cover, beside the symbols.
 
     Returns:
         A box for each, None where there is no room: its name is then read by pointing at it, and in the
@@ -232,8 +258,8 @@ def place_labels(marks: Sequence[Mark], bounds: Box, avoid: Sequence[Box] = ()) 
     lines = [*bars, *avoid]
     placed: list[Box | None] = []
     for mark in marks:
-        taken = [*symbols, *(box for box in placed if box is not None)]
-        free = [b for b in _candidates(mark) if b.within(bounds) and not any(b.meets(t) for t in taken)]
+        full = [*taken, *symbols, *(box for box in placed if box is not None)]
+        free = [b for b in _candidates(mark) if b.within(bounds) and not any(b.meets(t) for t in full)]
         clear = (box for box in free if not any(box.meets(bar) for bar in lines))
         placed.append(next(clear, next(iter(free), None)))
     return placed

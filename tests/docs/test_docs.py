@@ -1,0 +1,65 @@
+"""What the README and the docs say is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pastille import policy
+from pastille.cli.app import app
+from pastille.recipe import parse_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_recipe_is_one_that_runs() -> None:
+    (text,) = blocks("yaml")
+    recipe = parse_recipe(yaml.safe_load(text))
+    policy.check(recipe)
+    assert recipe.requirements.max_size == 5e6
+    assert policy.limits(recipe) == {"accuracy": 0.02, "sensitivity": 0.01}
+
+
+def test_the_data_callable_works() -> None:
+    code = next(block for block in blocks("python") if "def splits" in block)
+    namespace: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), namespace)
+    splits = namespace["splits"]
+    assert callable(splits)
+    assert [split.n for _, split in splits()] == [200, 60, 100]
+
+
+def test_every_command_is_listed() -> None:
+    named = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    assert set(re.findall(r"^\| `pastille (\w+)", README, re.MULTILINE)) == named
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "README.md",
+        *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md")),
+        "examples/skin/README.md",
+    ],
+)
+def test_links_lead_somewhere(file: str) -> None:
+    page = ROOT / file
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", page.read_text()) if "://" not in t]
+    assert [t for t in targets if not (page.parent / t).exists()] == []
+
+
+def test_the_layers_in_the_docs_are_the_contract() -> None:
+    import tomllib
+
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = [line.replace("pastille.", "") for line in config["contracts"][0]["layers"]]
+    text = (ROOT / "docs/explain/architecture.md").read_text()
+    assert "\n".join(layers) in text
