@@ -306,7 +306,7 @@ def digits() -> Record:
         ok,
         [check("accuracy", ok, 0.05, a, b, 0.0113, 360), check("size", ok, 100_000.0, 1_130_000, 85_600)],
         "test",
-        "Every limit holds on 360 test cases: accuracy may have dropped by at most 1.4 points, 5 are permitted.",
+        "Every limit holds on 360 test cases: accuracy fell by at most 1.4 points, 5 are permitted.",
     )
     widths = tuple(
         WidthChange(module=f"stage{s}.{i}.conv{c}", before=w, after=w // 2)
@@ -567,7 +567,7 @@ def skin() -> Record:
                 profile=slow,
                 verdict=verdict(unsure, validation, "validation"),
                 kept=True,
-                consequence="Kept although it is slower: it is 2.6 times smaller, and what follows may win the time back.",
+                consequence="Kept although it is slower: 2.6 times smaller, and the time may be won back.",
                 details=StageDetails(
                     curves=tuple(
                         curve(f"prune, step {i} of 2", "sensitivity", 6, 0.78 + 0.01 * i, 5) for i in (1, 2)

@@ -129,8 +129,7 @@ def _how_far(run: Account) -> str:
 def _serves(run: Account) -> str:
     if run.final is None:
         return ""
-    named = _VARIANTS.get(run.final.selected, text.clean(run.final.selected, 60))
-    return named if run.bundle else f"{named} (once the bundle is written: the run ended before that)"
+    return _VARIANTS.get(run.final.selected, text.clean(run.final.selected, 60))
 
 
 def _gains_title(run: Account, standing: Standing) -> str:
@@ -174,16 +173,22 @@ def pace(speedup: Speedup) -> tuple[str, Tone]:
     return "no difference shown", "unsure"
 
 
+def paired_medians(speedup: Speedup) -> str:
+    """The medians of the calls that a ratio is from, before and after, where they were kept."""
+    if speedup.baseline_ms is None or speedup.candidate_ms is None:
+        return ""
+    return f"{text.milliseconds(speedup.baseline_ms)} → {text.milliseconds(speedup.candidate_ms)}"
+
+
 def _speed_gain(speedup: Speedup) -> Gain:
     word, tone = pace(speedup)
     what = word if word == "faster" else f"the speed: {word}"
-    known = speedup.baseline_ms is not None and speedup.candidate_ms is not None
-    medians = f"{text.significant(speedup.baseline_ms)} → {text.milliseconds(speedup.candidate_ms)}"
+    medians = paired_medians(speedup)
     span = f"{text.confidence(speedup.interval.confidence)} CI {text.ratio_span(speedup.interval)}"
     return Gain(
         value=text.times(speedup.ratio),
         what=f"{what} at batch {text.count(speedup.batch)}",
-        detail=f"{span}; {medians}" if known else span,
+        detail=f"{span}; {medians}" if medians else span,
         tone=tone,
     )
 

@@ -10,9 +10,10 @@ from pastille.report import text
 from pastille.report.account import Account
 from pastille.report.comparison import options_line, stage_label
 
+# The page stays small however long the plan is: what all stages together may show is shared out.
 _MAX_STAGES = 24
-_MAX_LAYERS = 48
-_MAX_CURVES = 6
+_LAYERS = (240, 48)  # on the page, in one stage
+_CURVES = (24, 6)
 _MAX_EPOCHS = 120
 _MAX_NOTES = 12
 _MAX_OPERATORS = 24
@@ -66,29 +67,42 @@ def changes(run: Account) -> tuple[Change, ...]:
 
 
 def _changes(run: Account) -> Iterator[Change]:
+    layers, curves = (_each(limits, len(run.stages)) for limits in (_LAYERS, _CURVES))
     if run.baseline:
-        yield _change("baseline", "", run.baseline.details, run.baseline.profile.sha256)
+        profile = run.baseline.profile
+        yield _change("baseline", "", run.baseline.details, profile.sha256, None, layers, curves)
     for stage in run.stages:
-        digest = stage.profile.sha256
-        yield _change(stage_label(stage), options_line(stage.options), stage.details, digest, stage.seconds)
+        name, options = stage_label(stage), options_line(stage.options)
+        yield _change(name, options, stage.details, stage.profile.sha256, stage.seconds, layers, curves)
+
+
+def _each(limits: tuple[int, int], stages: int) -> int:
+    page, one = limits
+    return max(1, min(one, page // max(1, min(stages, _MAX_STAGES))))
 
 
 def _change(
-    name: str, options: str, details: StageDetails, digest: str, seconds: float | None = None
+    name: str,
+    options: str,
+    details: StageDetails,
+    digest: str,
+    seconds: float | None,
+    layers: int,
+    curves: int,
 ) -> Change:
-    whole = tuple((text.clean(m, 80), text.clean(why, 160)) for m, why in details.left_whole.items())
+    whole = [(text.clean(m, 80), text.clean(why, 160)) for m, why in details.left_whole.items()]
     return Change(
         name=name,
         options=options,
         facts=tuple(_facts(details, digest, seconds)),
-        widths=tuple(_width(change) for change in details.widths[:_MAX_LAYERS]),
-        more_widths=max(0, len(details.widths) - _MAX_LAYERS),
-        left_whole=whole[:_MAX_LAYERS],
-        more_left_whole=max(0, len(whole) - _MAX_LAYERS),
+        widths=tuple(_width(change) for change in details.widths[:layers]),
+        more_widths=max(0, len(details.widths) - layers),
+        left_whole=tuple(whole[:layers]),
+        more_left_whole=max(0, len(whole) - layers),
         int8_operators=_operators(details.int8_operators),
         float_operators=_operators(details.float_operators),
-        trainings=tuple(_training(curve) for curve in details.curves[-_MAX_CURVES:]),
-        more_trainings=max(0, len(details.curves) - _MAX_CURVES),
+        trainings=tuple(_training(curve) for curve in details.curves[-curves:]),
+        more_trainings=max(0, len(details.curves) - curves),
         notes=tuple(text.sentence(note, 400) for note in details.notes[:_MAX_NOTES]),
     )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pastille.record import FinalJudged, StageFinished
 from pastille.report import text
 from pastille.report.account import Account, at_batch
-from pastille.report.banner import Tone, check_row, pace
+from pastille.report.banner import Tone, check_row, pace, paired_medians
 from pastille.values import Metrics, Profile, Speedup, Verdict
 
 PointKind = Literal["baseline", "kept", "dropped", "final"]
@@ -17,7 +17,7 @@ Unit = Literal["bytes", "ms"]
 
 _MAX_METRICS = 3
 _MAX_PLOTTED = 2
-_MAX_ROWS = 40
+_MAX_ROWS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class StageRow:
     p95: str
     speedup: str
     speedup_span: str
+    speedup_ms: str  # medians of the calls that the ratio is from; empty where they were not kept
     pace: str
     pace_tone: Tone
     metrics: tuple[MetricCell, ...]  # one per metric of the table
@@ -200,6 +201,7 @@ def _row(
         p95=text.significant(latency.ms(0.95)) if latency else text.ABSENT,
         speedup=text.times(measured.ratio) if measured else text.ABSENT,
         speedup_span=text.ratio_span(measured.interval) if measured else "",
+        speedup_ms=paired_medians(measured) if measured else "",
         pace=word,
         pace_tone=tone,
         metrics=tuple(_cell(name, metrics, verdict) for name in names),

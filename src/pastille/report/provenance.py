@@ -28,7 +28,7 @@ from pastille.report import text
 from pastille.report.account import Account
 from pastille.values import Preprocessing, TensorSpec
 
-_MAX_RECIPE = 24_000
+_MAX_RECIPE = 16_000
 _MAX_COUNT_ROWS = 60
 _MAX_TABLES = 12
 _MAX_EVENTS = 60
@@ -255,7 +255,7 @@ def recipe_yaml(asked: Mapping[str, Any]) -> tuple[str, bool]:
 def _commands(run: Account) -> Iterator[tuple[str, str]]:
     bundle = text.clean(run.bundle.path, 120).rstrip("/") if run.bundle else "bundle"
     yield "pastille run recipe.yaml", "carry out this recipe again (saved from below)"
-    if not run.bundle:
+    if not run.final:
         yield "pastille run recipe.yaml --resume", "go on where this run ended"
     yield f"pastille verify {bundle}", "check the bundle’s hashes and replay its golden cases"
     yield f"pastille bench {bundle}", "time it on another machine"

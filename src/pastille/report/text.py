@@ -15,6 +15,7 @@ from pastille.values import Estimate, Interval
 
 ABSENT = "–"
 MINUS = "−"
+_TINY, _HUGE = 1e-9, 1e15  # outside of these, digits are not read but counted
 UNIT_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 # Shares print as percent; everything else (AUROC, R², RMSE) as a plain number.
@@ -85,6 +86,8 @@ def fixed(value: float | None, decimals: int) -> str:
     """
     if value is None or not math.isfinite(value):
         return ABSENT
+    if abs(value) >= _HUGE:
+        return f"{value:.2e}".replace("-", MINUS)
     text = f"{value:,.{decimals}f}"
     if float(text.replace(",", "")) == 0:
         text = text.removeprefix("-")
@@ -102,6 +105,8 @@ def significant(value: float | None, digits: int = 3) -> str:
         return ABSENT
     if value == 0:
         return "0"
+    if not _TINY <= abs(value) < _HUGE:
+        return f"{value:.{digits - 1}e}".replace("-", MINUS)
     # Rounded first: 9.996 is 10.0, not 10.00.
     rounded = float(f"{value:.{digits}g}")
     return fixed(value, min(12, max(0, digits - 1 - math.floor(math.log10(abs(rounded))))))

@@ -74,7 +74,7 @@ def _cell(found: int, total: int, x: float, y: float, cell: float, *, right: boo
     if not found:
         return shade
     middle = x + cell / 2
-    if cell < 30:
+    if cell < 34:
         return shade + label(middle, y + cell / 2 + 4, count(found), "cell", "middle")
     number = label(middle, y + cell / 2 - 1, count(found), "cell", "middle")
     return shade + number + label(middle, y + cell / 2 + 12, _percent(share), "cell-share", "middle")

@@ -58,7 +58,7 @@ def _whisker(xs: Scale, reading: Reading, y: float, class_: str) -> Iterator[Mar
         yield line(xs(reading.low), y, xs(reading.high), y, class_)
 
 
-_LEAST, _MOST = -1.2, 2.2  # limits: what a row shows at most; what lies further out is drawn at the edge
+_LEAST, _MOST = -2.0, 4.0  # limits: what a row shows at most; what lies further out is drawn at the edge
 
 
 def limit_axis(marks: Sequence[LimitMark]) -> tuple[float, float]:
@@ -116,7 +116,12 @@ def _drop(mark: LimitMark, xs: Scale) -> Iterator[Markup]:
         yield line(xs(end), middle - 4, xs(end), middle + 4, f"ci {mark.tone}")
     if mark.interval:
         yield line(xs(mark.interval[0]), middle, xs(mark.interval[1]), middle, f"ci {mark.tone}")
-    yield el("circle", cx=xs(mark.value), cy=middle, r=4.5, class_=f"estimate {mark.tone}")
+    x = min(max(xs(mark.value), xs.start), xs.end)
+    if x == xs(mark.value):
+        yield el("circle", cx=x, cy=middle, r=4.5, class_=f"estimate {mark.tone}")
+    else:
+        tip = 10 if mark.value > 1 else -10  # an arrow: the drop lies further out than the axis reaches
+        yield el("path", d=f"M{x:.1f} {middle - 6:.1f}l{tip} 6l{-tip} 6z", class_=f"estimate {mark.tone}")
 
 
 def _standing(mark: LimitMark) -> str:

@@ -160,9 +160,8 @@ def _floor_place(plot: Tradeoff, ys: Scale, marks: Sequence[Mark]) -> Box | None
     ends = (_W - _RIGHT - width, _LEFT + 4, (_LEFT + _W - width) / 2)
     places = [Box(x1=x, y1=top, x2=x + width, y2=top + 16) for x in ends for top in (y + 2, y - 18)]
     reaches = [Box(x1=m.x - 9, y1=min(m.top, m.y - 9), x2=m.x + 9, y2=max(m.bottom, m.y + 9)) for m in marks]
-    inside = [place for place in places if place.y2 <= _H - _BOTTOM - 2]
-    free = (place for place in inside if not any(place.meets(reach) for reach in reaches))
-    return next(free, places[0])
+    inside = [place for place in places if place.y2 <= _H - _BOTTOM - 2] or places
+    return min(inside, key=lambda place: sum(place.meets(reach) for reach in reaches))
 
 
 def _floor(plot: Tradeoff, ys: Scale, place: Box | None) -> Iterator[Markup]:
