@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pastille.report import text
+import pastille.report.text as text
 from pastille.report.account import Account
 from pastille.values import Check, Speedup, Status
 

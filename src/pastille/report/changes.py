@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import pastille.report.text as text
 from pastille.record import Curve, StageDetails, WidthChange
-from pastille.report import text
 from pastille.report.account import Account
 from pastille.report.comparison import options_line, stage_label
 

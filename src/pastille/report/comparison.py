@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pastille.report.text as text
 from pastille.record import FinalJudged, StageFinished
-from pastille.report import text
 from pastille.report.account import Account, at_batch
 from pastille.report.banner import Tone, check_row, pace, paired_medians
 from pastille.values import Metrics, Profile, Speedup, Verdict

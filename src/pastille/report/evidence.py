@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pastille.report import text
+import pastille.report.text as text
 from pastille.report.account import Account
 from pastille.report.comparison import shown_metrics
 from pastille.values import Confusion, Estimate, Metrics

@@ -9,9 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+import pastille.report.svg as svg
 from pastille.files import write_atomic
 from pastille.record import Record
-from pastille.report import svg
 from pastille.report.text import clean
 from pastille.report.view import View, view
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+import pastille.report.text as text
 from pastille.record import (
     BaselineProfiled,
     BundleWritten,
@@ -24,7 +25,6 @@ from pastille.record import (
     TaskLoaded,
     TestOpened,
 )
-from pastille.report import text
 from pastille.report.account import Account
 from pastille.values import Preprocessing, TensorSpec
 

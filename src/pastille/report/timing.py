@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pastille.report import text
+import pastille.report.text as text
 from pastille.report.account import Account, at_batch, machine
 from pastille.report.banner import Tone, pace
 from pastille.values import Conditions, Footprint, Latency, Profile, Speedup

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import pastille.report.text as text
 from pastille.record import Record
-from pastille.report import text
 from pastille.report.account import Account, account
 from pastille.report.banner import Banner, banner
 from pastille.report.changes import Change, changes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pastille.report import text
+import pastille.report.text as text
 from pastille.report.comparison import Point, PointKind, Tradeoff
 from pastille.report.svg.elements import (
     Scale,
