@@ -253,7 +253,7 @@ class QuantizeStep(Section):
 
 
 def _step_tag(value: Any) -> str | None:
-    keys = list(value) if isinstance(value, dict) else list(type(value).model_fields)
+    keys = list(value) if isinstance(value, dict) else list(getattr(type(value), "model_fields", ()))
     return keys[0] if len(keys) == 1 and keys[0] in STEPS else None
 
 

@@ -1,0 +1,208 @@
+"""What may be asked, how it is read, and how a mistake is explained."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pastille.errors import RecipeError
+from pastille.recipe import Recipe, parse_recipe, read_recipe, recipe_hash
+
+BASE: dict[str, Any] = {
+    "name": "r",
+    "task": {"kind": "multiclass", "model": "m.py:f", "labels": ["a", "b", "c"]},
+    "data": {"source": "d.py:s"},
+    "plan": [{"prune": {"sparsity": 0.5}}, {"quantize": {}}],
+}
+
+
+def asked(**changes: Any) -> dict[str, Any]:
+    """The base recipe with dotted keys (``__`` for a dot) replaced."""
+    recipe: Any = copy.deepcopy(BASE)
+    for key, value in changes.items():
+        place: Any = recipe
+        *path, last = key.split("__")
+        for part in path:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        place[int(last) if isinstance(place, list) else last] = value
+    return recipe  # type: ignore[no-any-return]
+
+
+def refused(**changes: Any) -> str:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(asked(**changes))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [("25 MB", 25e6), ("25MB", 25e6), ("1 KiB", 1024), (1000, 1000), ("2e3", 2000), ("1.5 GB", 1.5e9)],
+)
+def test_sizes_carry_units(text: str | int, bytes_: float) -> None:
+    assert parse_recipe(asked(requirements={"max_size": text})).requirements.max_size == bytes_
+
+
+def test_shares_and_times_carry_units() -> None:
+    requirements = {"max_drop": {"accuracy": "0.1 %"}, "max_latency": {"p95": "0.05 s", "p50": 3}}
+    recipe = parse_recipe(asked(requirements=requirements))
+    assert recipe.requirements.max_drop == {"accuracy": 0.001}
+    assert dict(recipe.requirements.max_latency.limits()) == {0.95: 50.0, 0.5: 3.0}
+
+
+@pytest.mark.parametrize(
+    "text", ["1 percent", "", "%", "MB", "1 kg", "nan", "inf", "-1 %", "101 %", True, [1]]
+)
+def test_what_is_no_share_is_refused(text: object) -> None:
+    assert "requirements.max_drop.accuracy" in refused(requirements={"max_drop": {"accuracy": text}})
+
+
+@given(st.floats(0, 1e6, allow_subnormal=False))
+def test_a_size_in_a_unit_is_that_many_bytes(value: float) -> None:
+    recipe = asked(requirements={"max_size": f"{value:.6f} kB"})
+    if round(value, 6) == 0:
+        with pytest.raises(RecipeError):
+            parse_recipe(recipe)
+    else:
+        assert parse_recipe(recipe).requirements.max_size == pytest.approx(round(value, 6) * 1e3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"requirments": {}}, "unknown key 'requirments'; did you mean 'requirements'?"),
+        ({"task__lables": []}, "unknown key 'task.lables'; did you mean 'labels'?"),
+        (
+            {"plan__0": {"prune": {"sparsty": 0.5}}},
+            "unknown key 'plan.0.prune.sparsty'; did you mean 'sparsity'",
+        ),
+        (
+            {"plan__0": {"prune": {"sparsity": 0.5, "finetune": {"epochs": 1, "lr": 1}}}},
+            "unknown key 'plan.0.prune.finetune.lr'; allowed: augment, batch_size",
+        ),
+        ({"data": {"reader": "npz", "pth": "x"}}, "data.path is missing"),
+        ({"data": {"reader": "dicom"}}, "data.reader must be one of source, npz, image_folder, csv_images"),
+        ({"plan": [{"distill": {}}]}, "plan.0 must be one stage with its options, one of: prune, finetune"),
+        ({"plan": [{"prune": {"sparsity": 0.5}, "quantize": {}}]}, "plan.0 must be one stage"),
+        ({"plan": "auto"}, "plan must be a valid list, got 'auto'"),
+        ({"plan": []}, "plan"),
+        ({"requirements": {"risk": "lo"}}, "requirements.risk must be 'critical', 'high', 'medium' or 'low'"),
+        ({"task__kind": "segmentation"}, "task.kind must be 'binary', 'multiclass' or 'regression'"),
+        ({"task__labels": ["a"]}, "labels must name every class"),
+        ({"task__labels": ["a", "a"]}, "labels must differ from each other"),
+        ({"task__positive": ["z"]}, "positive must be among the labels"),
+        ({"task__positive": ["a", "b", "c"]}, "positive must leave at least one label out"),
+        ({"task__kind": "regression"}, "labels and positive must be left out"),
+        ({"measure": {"batch_sizes": [8, 1]}}, "batch_sizes must be ascending and begin with 1"),
+        ({"name": "../up"}, "name"),
+        ({"seed": -1}, "seed must be greater than or equal to 0"),
+        ({"plan__0__prune__sparsity": 1.0}, "plan.0.prune.sparsity must be less than or equal to 0.95"),
+        (
+            {"data": {"reader": "image_folder", "path": "x", "size": 8.5}},
+            "data.size must be pixels or [height, width]",
+        ),
+        ({"data": {"reader": "image_folder", "path": None, "size": 8}}, "data.path must be a path, got None"),
+        (
+            {"data": {"reader": "npz", "path": "x", "split": {"validation": 0.6, "test": 0.5}}},
+            "validation and test together must leave something to train on",
+        ),
+    ],
+)
+def test_mistakes_are_named_with_what_is_allowed(changes: dict[str, Any], said: str) -> None:
+    assert said in refused(**changes)
+
+
+@pytest.mark.parametrize("later", [{"prune": {"sparsity": 0.5}}, {"finetune": {"epochs": 1}}])
+def test_quantization_is_last(later: dict[str, Any]) -> None:
+    line = refused(plan=[{"quantize": {}}, later])
+    assert "plan must quantize last" in line
+    assert "void the ranges that quantization measured" in line
+
+
+@pytest.mark.parametrize("recipe", [None, 3, [], "text"])
+def test_a_recipe_is_a_mapping(recipe: object) -> None:
+    with pytest.raises(RecipeError, match="must be a mapping"):
+        parse_recipe(recipe)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.sampled_from(["name", "task", "data", "requirements", "plan", "measure", "seed", "output", "other"]),
+)
+def test_any_value_anywhere_is_read_or_refused_in_one_line(value: object, key: str) -> None:
+    try:
+        recipe = parse_recipe({**BASE, key: value})
+    except RecipeError as error:
+        assert str(error)
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(recipe, Recipe)
+
+
+def test_what_was_read_reads_back() -> None:
+    recipe = parse_recipe(asked(requirements={"risk": "low", "max_size": "1 MB"}))
+    again = parse_recipe(recipe.model_dump(mode="json", exclude_none=True))
+    assert again == recipe
+    assert recipe_hash(again) == recipe_hash(recipe)
+
+
+class TestFile:
+    """Reading a recipe from disk."""
+
+    def write(self, tmp_path: Path, text: str) -> Path:
+        (tmp_path / "recipe.yaml").write_text(text)
+        return tmp_path / "recipe.yaml"
+
+    def test_overrides_replace_and_add(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, yaml.safe_dump(BASE))
+        recipe = read_recipe(
+            path, ["requirements.risk=low", "plan.0.prune.sparsity=0.3", "task.arguments={width: 8}"]
+        )
+        assert recipe.requirements.risk == "low"
+        assert recipe.plan[0].prune.sparsity == 0.3  # type: ignore[union-attr]
+        assert recipe.task.arguments == {"width": 8}
+
+    @pytest.mark.parametrize(
+        ("override", "said"),
+        [
+            ("risk", "must be KEY=VALUE"),
+            ("=1", "must be KEY=VALUE"),
+            ("plan.7.prune.sparsity=0.3", "'7' must be an index below 2"),
+            ("name.first=x", "nothing lies below"),
+            ("data.source=[a, b", "--set data.source: not valid YAML"),
+        ],
+    )
+    def test_malformed_overrides(self, tmp_path: Path, override: str, said: str) -> None:
+        path = self.write(tmp_path, yaml.safe_dump(BASE))
+        with pytest.raises(RecipeError, match=r".*") as error:
+            read_recipe(path, [override])
+        assert said in str(error.value)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("text", ["a: [", "\x00", "a: b: c", "!!python/object:os.system {}", "- 1"])
+    def test_what_is_no_recipe(self, tmp_path: Path, text: str) -> None:
+        with pytest.raises(RecipeError) as error:
+            read_recipe(self.write(tmp_path, text))
+        assert "\n" not in str(error.value)
+
+    def test_a_huge_file_is_not_parsed(self, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match="at most 1 MiB"):
+            read_recipe(self.write(tmp_path, "#" * (1 << 20) + "\n"))
+
+    def test_deep_nesting_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError):
+            read_recipe(self.write(tmp_path, "[" * 20_000))
+
+    def test_a_folder_is_no_recipe(self, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match="cannot read the recipe"):
+            read_recipe(tmp_path)
