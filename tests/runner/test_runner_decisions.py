@@ -38,15 +38,14 @@ PROFILE = Profile(
 
 
 def recipe(*plan: dict[str, Any], **requirements: Any) -> Recipe:
-    return parse_recipe(
-        {
-            "name": "r",
-            "task": {"kind": "regression", "model": "m.py:f"},
-            "data": {"source": "d.py:s"},
-            "requirements": {"risk": "low", **requirements},
-            "plan": list(plan) or [QUANTIZE],
-        }
-    )
+    asked: dict[str, Any] = {
+        "name": "r",
+        "task": {"kind": "regression", "model": "m.py:f"},
+        "data": {"source": "d.py:s"},
+        "requirements": {"risk": "low", **requirements},
+        "plan": list(plan) or [QUANTIZE],
+    }
+    return parse_recipe(asked)
 
 
 def said(status: Status) -> Verdict:
