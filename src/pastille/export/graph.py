@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,14 @@ def cleaned(model: Any, *, inputs: Sequence[str], output: str) -> Any:
 def _strip_(model: Any) -> None:
     """Source paths, stack traces and inferred shapes: of no use at run time."""
     graph = model.graph
-    for holder in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        del holder.metadata_props[:]
-        holder.doc_string = ""
-    del graph.value_info[:]
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for part in (graph, *_subgraphs(graph), *model.functions):
+        tensors = () if part in model.functions else (*part.input, *part.output, *part.initializer)
+        for holder in (part, *part.node, *tensors):
+            del holder.metadata_props[:]
+            holder.doc_string = ""
+        del part.value_info[:]
     for tensor in (*graph.input, *graph.output):
         for i, dim in enumerate(tensor.type.tensor_type.shape.dim):
             if i == 0 and dim.HasField("dim_param"):
@@ -49,11 +53,20 @@ def _name_interface_(graph: Any, inputs: Sequence[str], output: str) -> None:
     del graph.output[1:]
     renames = dict(zip([i.name for i in graph.input], inputs, strict=True))
     renames[graph.output[0].name] = output
-    for node in graph.node:
+    for node in (n for part in (graph, *_subgraphs(graph)) for n in part.node):
         node.input[:] = [renames.get(name, name) for name in node.input]
         node.output[:] = [renames.get(name, name) for name in node.output]
     for tensor in (*graph.input, *graph.output):
         tensor.name = renames.get(tensor.name, tensor.name)
+
+
+def _subgraphs(graph: Any) -> Iterator[Any]:
+    """The bodies of branches and loops, at any depth; they may read what is outside."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield body
+                yield from _subgraphs(body)
 
 
 def _pool_globally_(model: Any) -> None:
@@ -63,7 +76,7 @@ def _pool_globally_(model: Any) -> None:
     in int8 is 1.25 times faster.
     """
     graph = model.graph
-    ranks = _ranks(model)
+    ranks = _float_ranks(model)
     constants = {t.name: t for t in graph.initializer}
     nodes = []
     for node in graph.node:
@@ -73,7 +86,8 @@ def _pool_globally_(model: Any) -> None:
     graph.node.extend(nodes)
     if _FLAT in added:
         graph.initializer.append(numpy_helper.from_array(np.array([0, -1], dtype=np.int64), _FLAT))
-    used = {name for n in graph.node for name in n.input}
+    used = {name for part in (graph, *_subgraphs(graph)) for n in part.node for name in n.input}
+    used |= {o.name for part in (graph, *_subgraphs(graph)) for o in part.output}
     kept = [t for t in graph.initializer if t.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
@@ -82,10 +96,12 @@ def _pool_globally_(model: Any) -> None:
 _FLAT = "pastille_flat_shape"
 
 
-def _ranks(model: Any) -> dict[str, int]:
+def _float_ranks(model: Any) -> dict[str, int]:
+    """Number of axes of each float32 tensor: the pooling kernel takes no other type."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     tensors = (*inferred.value_info, *inferred.input, *inferred.output)
-    return {t.name: len(t.type.tensor_type.shape.dim) for t in tensors}
+    types = {t.name: t.type.tensor_type for t in tensors}
+    return {name: len(t.shape.dim) for name, t in types.items() if t.elem_type == onnx.TensorProto.FLOAT}
 
 
 def _as_global_pool(node: Any, constants: dict[str, Any], ranks: dict[str, int]) -> list[Any]:

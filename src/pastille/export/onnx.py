@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pastille.data.split import INPUT
 from pastille.errors import ExportError
 from pastille.export.graph import cleaned
 from pastille.files import produce_atomic
@@ -54,61 +53,58 @@ def export_onnx(model: nn.Module, batch: Mapping[str, Tensor], path: Path) -> No
 
 
 def _capture(model: nn.Module, batch: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
-    model = copy.deepcopy(model).eval()
-    axis = {0: torch.export.Dim.DYNAMIC}
-    bare = list(batch) == [INPUT]
-    arguments = (batch[INPUT],) if bare else ()
-    named = {} if bare else dict(batch)
-    shapes = (axis,) if bare else dict.fromkeys(batch, axis)
-    with entered_modules(model) as inside, _quiet(), torch.no_grad():
+    shapes = ({name: {0: torch.export.Dim.DYNAMIC} for name in batch},)
+    with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(model, arguments, named, dynamic_shapes=shapes, strict=False)
+            called = _Called(model).eval()
+            return torch.export.export(called, (dict(batch),), dynamic_shapes=shapes, strict=False)
+        except ExportError:
+            raise
         except Exception as error:
-            raise _capture_error(error, inside) from error
-    _check_batch_is_free(program, batch)
-    return program
+            raise _capture_error(error) from error
 
 
-def _check_batch_is_free(program: torch.export.ExportedProgram, batch: Mapping[str, Tensor]) -> None:
-    names = program.graph_signature.user_inputs
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in names and isinstance(node.meta["val"].shape[0], int):
+class _Called(torch.nn.Module):
+    """A copy of the model, called as everywhere else: whatever its signature, and its first output only."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        out: object = forward(self.model, batch)
+        if not isinstance(out, torch.Tensor):
             raise ExportError(
-                f"the model cannot be exported: it fixes the batch size to {node.meta['val'].shape[0]} "
-                f"(input {node.name!r} of {', '.join(batch)}); use x.shape[0] or -1 instead of a number "
-                "where it reshapes",
-                operator="batch axis",
+                "the model cannot be exported: it must return a tensor, or a tuple whose first element is "
+                f"one, but returns {type(out).__name__}; return the tensor that is to be judged",
+                operator="output",
             )
+        return out
 
 
-@contextlib.contextmanager
-def entered_modules(model: nn.Module) -> Iterator[list[str]]:
-    """Follow which modules are being called: after an exception, where it was raised.
-
-    Yields:
-        Names of the modules entered and not yet left, outermost first.
-    """
-    inside: list[str] = []
-    handles = []
-    for name, module in model.named_modules():
-        # name=name binds it now; a late binding would give every hook the last name.
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: inside.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: (inside.pop(), None)[1]))
-    try:
-        yield inside
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _capture_error(error: Exception, inside: list[str]) -> ExportError:
-    module = next((name for name in reversed(inside) if name), "") or "the model itself"
+def _capture_error(error: Exception) -> ExportError:
+    fixed = re.search(r"\['(\w+)'\]\.size\(\)\[0\].*specialized it to be a constant \((\d+)\)", str(error))
+    if fixed:
+        return ExportError(
+            f"the model cannot be exported: it fixes the batch size of input {fixed[1]!r} to {fixed[2]}; "
+            "use x.shape[0] or -1 instead of a number where it reshapes",
+            operator="batch axis",
+        )
+    module = _module_at(error) or "the model itself"
     operator, reason = _blame(error)
     return ExportError(
         f"the model cannot be exported: operator {operator} in module {module}: {reason}",
         operator=operator,
         module_name=module,
     )
+
+
+def _module_at(error: Exception) -> str:
+    """Name of the innermost module that was being called, "" where it is the model itself."""
+    callers = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    called = [c.model for c in callers if isinstance(c, _Called) and hasattr(c, "model")]
+    names = {id(m): name for model in called for name, m in model.named_modules()}
+    return next((names[id(c)] for c in reversed(callers) if names.get(id(c))), "")
 
 
 _CONTROL_FLOW = (
@@ -122,15 +118,18 @@ def _blame(error: Exception) -> tuple[str, str]:
     line = _users_line(error)
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
         return line, _CONTROL_FLOW
-    found = re.search(r"\b((?:aten|torchvision|prims|[a-z_]+)(?:::|\.)[a-z_0-9]+(?:\.[a-zA-Z_]+)?)\b", text)
-    named = found[1] if found and "::" in found[1] else line
-    return named, one_line(error, 160)
+    found = re.search(r"\b[a-z_]\w*::\w+(?:\.\w+)?", text)
+    return found[0] if found else line, one_line(error, 160)
+
+
+_FORWARD = Path(forward.__code__.co_filename)
 
 
 def _users_line(error: Exception) -> str:
     """The user's own source line on which it happened."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/torch/" not in f.filename and "/pastille/export/" not in f.filename]
+    others = (Path(torch.__file__).parent, Path(__file__).parent, _FORWARD.parent)
+    own = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in others)]
     return f"`{own[-1].line}` ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else "(unknown)"
 
 
@@ -159,7 +158,12 @@ def _translation_error(error: Exception, program: torch.export.ExportedProgram) 
     text = _whole_message(error)
     found = re.search(r"No (?:ONNX function|decompositions?)[^']*'?\"?(?:<OpOverload\(op=')?([\w:.]+)", text)
     found = found or re.search(r"OpOverload\(op='([\w.:]+)'", text)
-    operator = found[1] if found else "(unknown)"
+    if found is None:
+        return ExportError(
+            f"the model cannot be exported to ONNX: {one_line(_root(error), 200)}; replace that operation "
+            "by standard operators"
+        )
+    operator = found[1]
     module = next((_module_of(n) for n in program.graph.nodes if _is_operator(n, operator)), "(unknown)")
     return ExportError(
         f"the model cannot be exported: operator {operator} in module {module} has no ONNX form; "
@@ -177,6 +181,10 @@ def _whole_message(error: BaseException | None) -> str:
     return "\n".join(parts)
 
 
+def _root(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _root(error.__cause__)
+
+
 def _is_operator(node: Any, operator: str) -> bool:
     return node.op == "call_function" and str(node.target).replace("::", ".").startswith(
         operator.replace("::", ".")
@@ -185,8 +193,8 @@ def _is_operator(node: Any, operator: str) -> bool:
 
 def _module_of(node: Any) -> str:
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    names = [str(entry[0]) for entry in stack if entry[0]]
-    return names[-1] if names else "the model itself"
+    names = [str(entry[0]).removeprefix("model").removeprefix(".") for entry in stack]
+    return next((name for name in reversed(names) if name), "the model itself")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 RELATIVE_TOLERANCE = 1e-3
+_SMALLEST_TOLERANCE = 1e-6  # rounding, where all answers are nearly zero
 _BATCHES = (1, 2, 4)
 
 
@@ -40,19 +42,23 @@ def check_parity(model: nn.Module, path: Path, batch: Mapping[str, Tensor]) -> P
         The largest difference found. The tolerance is a thousandth of the answers' largest magnitude.
 
     Raises:
-        ParityError: They differ by more.
+        ParityError: They differ by more or in shape, or the model's answers are not finite.
     """
     expected = torch_answers(model, batch)
+    largest = float(np.abs(expected).max())
+    if not np.isfinite(largest):
+        raise _mismatch(f"{path.name} cannot be compared: the model itself answers NaN or infinity")
     session = load(path)
     arrays = {name: x.numpy() for name, x in batch.items()}
-    tolerance = RELATIVE_TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    error = max(_difference(session, arrays, expected, size) for size in _BATCHES)
+    tolerance = max(RELATIVE_TOLERANCE * largest, _SMALLEST_TOLERANCE)
+    # Not Python's max: it forgets a NaN that comes second.
+    error = float(np.max([_difference(session, arrays, expected[:size], size) for size in _BATCHES]))
     if not error <= tolerance:
-        raise ParityError(
+        raise _mismatch(
             f"{path.name} does not answer like the model: it differs by {error:.3g}, "
             f"tolerated {tolerance:.3g}",
-            max_abs_error=error,
-            tolerance=tolerance,
+            error,
+            tolerance,
         )
     return Parity(max_abs_error=error, tolerance=tolerance)
 
@@ -60,4 +66,11 @@ def check_parity(model: nn.Module, path: Path, batch: Mapping[str, Tensor]) -> P
 def _difference(session: Session, arrays: Mapping[str, np.ndarray], expected: np.ndarray, size: int) -> float:
     out = session({name: x[:size] for name, x in arrays.items()})
     answer = next(iter(out.values()))
-    return float(np.abs(answer.reshape(expected[:size].shape) - expected[:size]).max())
+    if answer.shape != expected.shape:
+        raise _mismatch(f"the file answers with shape {answer.shape} where the model has {expected.shape}")
+    with np.errstate(invalid="ignore"):  # infinity in the file's answer: an infinite or NaN difference
+        return float(np.abs(answer - expected).max())
+
+
+def _mismatch(message: str, error: float = math.inf, tolerance: float = 0.0) -> ParityError:
+    return ParityError(message, max_abs_error=error, tolerance=tolerance)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from pastille.errors import CalibrationError
+from pastille.references import one_line
 
 Batches = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 Range = tuple[float, float]
@@ -19,15 +20,21 @@ _BINS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Observer:
-    """Runs a graph with every float tensor as an output, one batch at a time."""
+    """Runs a graph with every float tensor as an output, one batch at a time, in the graph's order."""
 
     session: Any  # an onnxruntime.InferenceSession
     tensors: tuple[str, ...]
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         """Every float tensor of the graph for one batch, by name."""
-        yield from zip(self.tensors, self.session.run(list(self.tensors), dict(batch)), strict=True)
+        try:
+            arrays = self.session.run(list(self.tensors), dict(batch))
+        except Exception as error:  # ONNX Runtime's errors share no other base
+            raise CalibrationError(
+                f"calibration: the model cannot run on a batch: {one_line(error)}"
+            ) from error
         yield from ((name, array) for name, array in batch.items() if array.dtype == np.float32)
+        yield from zip(self.tensors, arrays, strict=True)
 
 
 def observer(model: Any) -> Observer:
@@ -49,7 +56,9 @@ def observer(model: Any) -> Observer:
     # Fusing would take the tensors between the fused operators away.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(seen.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return Observer(session=session, tensors=tuple(o.name for o in seen.graph.output if _is_float(o)))
+    floats = {o.name for o in seen.graph.output if _is_float(o)}
+    in_order = (name for node in seen.graph.node for name in node.output if name in floats)
+    return Observer(session=session, tensors=tuple(in_order))
 
 
 def _is_float(value: Any) -> bool:
@@ -72,14 +81,25 @@ def minmax(observe: Observer, batches: Batches) -> dict[str, Range]:
     ranges: dict[str, Range] = {}
     for batch in batches():
         for name, array in observe(batch):
-            low, high = ranges.get(name, (np.inf, -np.inf))
-            ranges[name] = (min(low, float(array.min())), max(high, float(array.max())))
+            if not array.size:
+                continue
+            low, high = float(array.min()), float(array.max())
+            # Checked at once: a later minimum would forget a NaN.
+            if not np.isfinite([low, high]).all():
+                raise _not_finite(name, array)
+            known = ranges.get(name, (low, high))
+            ranges[name] = (min(low, known[0]), max(high, known[1]))
     if not ranges:
         raise CalibrationError("calibration needs at least one batch of samples, got none")
-    for name, (low, high) in ranges.items():
-        if not np.isfinite([low, high]).all():
-            raise CalibrationError(f"calibration: tensor {name!r} takes the value {low} or {high}")
     return ranges
+
+
+def _not_finite(name: str, array: np.ndarray) -> CalibrationError:
+    value = array[~np.isfinite(array)].flat[0]
+    return CalibrationError(
+        f"calibration: tensor {name!r} takes the value {value}, but every activation must be finite; "
+        "check the samples and the weights, or leave quantize out of the plan"
+    )
 
 
 def percentile(observe: Observer, batches: Batches, q: float) -> dict[str, Range]:
@@ -104,13 +124,16 @@ def percentile(observe: Observer, batches: Batches, q: float) -> dict[str, Range
     counts = {name: np.zeros(_BINS, np.int64) for name in full}
     for batch in batches():
         for name, array in observe(batch):
-            counts[name] += np.histogram(array, bins=_BINS, range=_span(full[name]))[0]
-    return {name: clipped(counts[name], _span(full[name]), q) for name in full}
+            if name in full:
+                counts[name] += _histogram(array, full[name])
+    varying = {name for name, (low, high) in full.items() if low < high}
+    return {n: clipped(counts[n], full[n], q) if n in varying else full[n] for n in full}
 
 
-def _span(bounds: Range) -> Range:
-    low, high = bounds
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+def _histogram(array: np.ndarray, bounds: Range) -> np.ndarray:
+    # In double precision: a narrow range has fewer than 4096 single-precision numbers.
+    counts: np.ndarray = np.histogram(array.astype(np.float64), bins=_BINS, range=bounds)[0]
+    return counts
 
 
 def clipped(counts: np.ndarray, span: Range, q: float) -> Range:

@@ -14,8 +14,10 @@ import onnx
 
 from pastille.errors import CalibrationError
 from pastille.files import produce_atomic
+from pastille.quantization.output import answering_nodes, float_output
 from pastille.quantization.ranges import Batches, Range, minmax, observer, percentile
 from pastille.recipe import Quantize
+from pastille.references import one_line
 
 # Operators that ONNX Runtime has an int8 CPU kernel for. Others get no Q/DQ pairs: around a float
 # kernel they would only cost time and accuracy.
@@ -74,54 +76,28 @@ def _with_qdq(model: Any, ranges: dict[str, Range], *, bits: int) -> Any:
             activation_qType=QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
             nodes_to_quantize=[],
-            nodes_to_exclude=[],
+            # The quantizer drops a Relu or Clip that it finds expressed by the range after it; a float
+            # output has no such range.
+            nodes_to_exclude=[node.name for node in answering_nodes(model.graph)],
             op_types_to_quantize=list(INT8_OPERATORS),
             extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
         )
         try:
             return quantizer.quantize_model()
         except ValueError as error:
-            raise CalibrationError(f"quantize: {' '.join(str(error).split())}") from error
-
-
-def float_output(model: Any) -> Any:
-    """Take the last Q/DQ pair off each graph output; the kernel before it writes float itself.
-
-    Args:
-        model: An ``onnx.ModelProto``; not modified.
-    """
-    new = onnx.ModelProto()
-    new.CopyFrom(model)
-    makers = {name: node for node in new.graph.node for name in node.output}
-    for output in new.graph.output:
-        dequantize = makers[output.name]
-        quantize = makers.get(dequantize.input[0]) if dequantize.op_type == "DequantizeLinear" else None
-        if quantize is None or quantize.op_type != "QuantizeLinear":
-            continue
-        maker = makers.get(quantize.input[0])
-        users = [n for n in new.graph.node if quantize.input[0] in n.input]
-        if maker is None or len(users) > 1:
-            continue
-        maker.output[list(maker.output).index(quantize.input[0])] = output.name
-        new.graph.node.remove(dequantize)
-        new.graph.node.remove(quantize)
-    used = {name for n in new.graph.node for name in n.input}
-    kept = [t for t in new.graph.initializer if t.name in used]
-    del new.graph.initializer[:]
-    new.graph.initializer.extend(kept)
-    del new.graph.value_info[:]
-    return new
+            raise CalibrationError(f"quantize: {one_line(error)}") from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer logs advice for its own command line through the root logger."""
+    """The quantizer logs advice for its own command line through the root logger, and gives it a handler."""
     root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
+    before, handlers = logging.root.manager.disable, list(root.handlers)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        root.setLevel(level)
+        logging.disable(before)
+        root.handlers[:] = handlers

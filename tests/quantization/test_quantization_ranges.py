@@ -1,0 +1,136 @@
+"""Observed ranges against numpy, and what cannot be observed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from pastille.errors import CalibrationError
+from pastille.quantization.ranges import Batches, Range, clipped, minmax, observer, percentile
+
+GRAPH = """<ir_version: 10, opset_import: ["" : 18]>
+    g (float[n, 4] input) => (float[n, 4] output) <float[4] w = {1.0, -2.0, 3.0, 0.5}>
+    { scaled = Mul(input, w)  positive = Relu(scaled)  root = Sqrt(input)  output = Add(positive, root) }"""
+
+
+def observe() -> Any:
+
+    return observer(onnx.shape_inference.infer_shapes(parser.parse_model(GRAPH)))
+
+
+def of(*arrays: np.ndarray) -> Batches:
+    def batches() -> Iterable[dict[str, np.ndarray]]:
+        yield from ({"input": x.astype(np.float32)} for x in arrays)
+
+    return batches
+
+
+def samples(n: int = 3001) -> np.ndarray:
+    return np.random.default_rng(0).gamma(2.0, size=(n, 4)).astype(np.float32)
+
+
+def expected(x: np.ndarray) -> dict[str, np.ndarray]:
+    scaled = x * np.array([1, -2, 3, 0.5], np.float32)
+    positive, root = np.maximum(scaled, 0), np.sqrt(x)
+    return {"input": x, "scaled": scaled, "positive": positive, "root": root, "output": positive + root}
+
+
+def test_minmax_is_numpys() -> None:
+    x = samples()
+    found = minmax(observe(), of(x[:1000], x[1000:1001], x[1001:]))
+    assert set(found) == set(expected(x))
+    for name, array in expected(x).items():
+        np.testing.assert_allclose(found[name], (array.min(), array.max()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("q", [90.0, 99.0, 99.9])
+def test_percentile_is_brute_force_to_one_bin(q: float) -> None:
+    x = samples()
+    found = percentile(observe(), of(x[:1000], x[1000:]), q)
+    for name, array in expected(x).items():
+        one_bin = float(np.ptp(array)) / 4096
+        ordered, tail = np.sort(array, axis=None), int((1 - q / 100) * array.size)
+        low, high = float(ordered[tail]), float(ordered[-1 - tail])
+        assert found[name] == pytest.approx((low, high), abs=1.01 * one_bin), name
+        share = [(array < found[name][0]).mean(), (array > found[name][1]).mean()]
+        assert max(share) <= (1 - q / 100) + 1e-9, "no more is clipped than asked for"
+
+
+def test_percentile_100_is_minmax() -> None:
+    x = samples(100)
+    found, full = percentile(observe(), of(x), 100.0), minmax(observe(), of(x))
+    assert all(found[name] == pytest.approx(full[name], rel=1e-12) for name in full)
+
+
+@pytest.mark.parametrize(
+    "ranges", [minmax, lambda o, b: percentile(o, b, 99.0)], ids=["minmax", "percentile"]
+)
+def test_order_and_size_of_batches_do_not_matter(ranges: Any) -> None:
+    x = samples(600)
+    shuffled = np.random.default_rng(1).permutation(x)
+    assert ranges(observe(), of(x)) == ranges(observe(), of(*np.split(shuffled, 6)))
+
+
+def test_a_constant_tensor_keeps_its_value() -> None:
+    found = percentile(observe(), of(np.full((8, 4), 4.0)), 99.0)
+    assert found["root"] == (2.0, 2.0)
+    assert found["input"] == (4.0, 4.0)
+
+
+def test_a_range_narrower_than_single_precision_has_bins() -> None:
+    x = np.array([[1, 1, 1, np.nextafter(np.float32(1), np.float32(2))]], np.float32)
+    low, high = percentile(observe(), of(x), 99.99)["input"]
+    assert 1.0 <= low <= high <= float(x.max())
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first batch", "middle", "last"])
+def test_what_is_not_finite_is_named_wherever_it_comes(wrong: float, place: int) -> None:
+    x = np.split(samples(30), 3)
+    x[place][4, 1] = wrong
+    for ranges in (minmax, lambda o, b: percentile(o, b, 99.0)):
+        with pytest.raises(CalibrationError) as caught:
+            ranges(observe(), of(*x))
+        assert "'input'" in str(caught.value), "where it began, not where it led"
+        assert str(wrong) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_nan_that_the_model_makes_is_named_where_it_arises() -> None:
+    x = samples(30)
+    x[7, 2] = -1.0
+    with pytest.raises(CalibrationError, match=r"'root' takes the value nan"):
+        minmax(observe(), of(x))
+
+
+@pytest.mark.parametrize("batches", [of(), of(np.empty((0, 4)))], ids=["none", "empty"])
+def test_no_batches(batches: Batches) -> None:
+    for ranges in (minmax, lambda o, b: percentile(o, b, 99.0)):
+        with pytest.raises(CalibrationError, match="at least one batch"):
+            ranges(observe(), batches)
+
+
+@pytest.mark.parametrize("batch", [{"wrong": samples(4)}, {"input": samples(4)[:, :3]}, {}], ids=str)
+def test_a_batch_that_does_not_fit_is_one_line(batch: dict[str, np.ndarray]) -> None:
+    with pytest.raises(CalibrationError) as caught:
+        minmax(observe(), lambda: [batch])
+    assert "\n" not in str(caught.value)
+    assert "input" in str(caught.value) or "wrong" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("counts", "q", "range_"),
+    [
+        ([1, 49, 49, 1], 100.0, (0.0, 4.0)),
+        ([1, 49, 49, 1], 98.0, (1.0, 3.0)),
+        ([0, 100, 0, 0], 99.0, (1.0, 2.0)),
+        ([100, 0, 0, 0], 99.0, (0.0, 1.0)),
+    ],
+)
+def test_clipped(counts: list[int], q: float, range_: Range) -> None:
+    assert clipped(np.array(counts), (0.0, 4.0), q) == pytest.approx(range_)
