@@ -442,7 +442,7 @@ def verified_or_refused(directory: Path, **options: Any) -> None:
     try:
         verify(directory, **options)
     except IntegrityError as error:
-        assert "\n" not in str(error)  # noqa: PT017
+        assert "\n" not in str(error)
 
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

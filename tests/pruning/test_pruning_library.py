@@ -81,7 +81,7 @@ def test_a_vision_transformer_keeps_its_heads_and_loses_hidden_units() -> None:
 def test_a_text_classifier_keeps_its_heads_and_loses_hidden_units(tmp_path: Path) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
-    from pastille.task.factory import Logits
+    from pastille.task.huggingface import Logits
 
     config = BertConfig(
         vocab_size=50,

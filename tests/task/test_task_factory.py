@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from task_files import recipe, section
+from safetensors.torch import load_file, save_file
+from task_files import recipe, section, write_users_files
 from torch import nn
 
-from pastille.errors import TaskError, UsageError
+from pastille.errors import TaskError, UsageError, WeightsError
 from pastille.task import forward
 from pastille.task.factory import model_factory
 from pastille.task.load import load_model
+from pastille.task.torchvision import import_torchvision
+
+import_torchvision()  # before the tests themselves import transformers
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_users_files(tmp_path)
 
 
 def is_one_line(error: BaseException) -> bool:
@@ -154,9 +163,10 @@ def test_a_text_classifier_of_transformers_with_its_weights(tmp_path: Path) -> N
     torch.testing.assert_close(forward(model, batch), original(**batch).logits)
 
 
-def test_an_image_classifier_of_transformers_with_its_weights(tmp_path: Path) -> None:
+def vit(folder: Path) -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
+    torch.manual_seed(1)
     config = ViTConfig(
         hidden_size=16,
         num_hidden_layers=1,
@@ -166,12 +176,66 @@ def test_an_image_classifier_of_transformers_with_its_weights(tmp_path: Path) ->
         patch_size=8,
         num_labels=3,
     )
-    original = ViTForImageClassification(config).eval()
-    original.save_pretrained(tmp_path / "vit")
+    model = ViTForImageClassification(config).eval()
+    model.save_pretrained(folder)
+    return model  # type: ignore[no-any-return]
+
+
+def test_an_image_classifier_of_transformers_with_its_weights(tmp_path: Path) -> None:
+    """Its file names layers otherwise than the module does."""
+    original = vit(tmp_path / "vit")
+    assert not load_file(tmp_path / "vit" / "model.safetensors").keys() <= original.state_dict().keys()
     asked = recipe(model="hf:vit")
     model = load_model(asked, tmp_path, model_factory(asked.task, tmp_path))
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(forward(model, {"input": x}), original(x).logits)
+
+
+FRESH = """
+import sys
+from pathlib import Path
+import torch
+from pastille.recipe import TaskSection
+from pastille.task.factory import model_factory
+from pastille.task.weights import load_weights_, read_weights
+from pastille.task import forward
+
+folder = Path(sys.argv[1])
+section = TaskSection(kind="multiclass", model="hf:.", labels=["a", "b", "c"])
+model = model_factory(section, folder)().eval()
+load_weights_(model, read_weights(folder / "model.safetensors"), source="model.safetensors")
+print(forward(model, {"input": torch.ones(1, 3, 16, 16)}).tolist())
+"""
+
+
+def test_a_fresh_process_loads_a_transformers_folder_and_says_nothing_else(tmp_path: Path) -> None:
+    """Where torchvision was built for another torch, importing transformers fails unless it is helped."""
+    original = vit(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FRESH, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    expected = original(torch.ones(1, 3, 16, 16)).logits.tolist()
+    assert (done.stdout.strip(), done.stderr) == (str(expected), "")
+
+
+@pytest.mark.parametrize("names", ["of the file", "of the module"])
+def test_transformers_weights_that_do_not_fit_are_listed(names: str, tmp_path: Path) -> None:
+    original = vit(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path) if names == "of the file" else original.state_dict()
+    state.pop("vit.layernorm.bias")
+    state |= {"pooler": torch.zeros(2), "classifier.bias": torch.zeros(7)}
+    save_file(state, path)
+    asked = recipe(model="hf:.")
+    with pytest.raises(WeightsError) as caught:
+        load_model(asked, tmp_path, model_factory(asked.task, tmp_path))
+    error = caught.value
+    assert error.missing == ("model.vit.layernorm.bias",)
+    assert error.unexpected == ("model.pooler",)
+    assert error.mismatched == ("model.classifier.bias: file (7,), model (3,)",)
 
 
 def test_weights_given_beside_a_transformers_folder(tmp_path: Path) -> None:

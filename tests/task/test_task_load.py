@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from task_files import recipe
+from task_files import recipe, write_users_files
 from torch import Tensor, nn
 
 from pastille.data.split import Split, Splits
 from pastille.errors import TaskError, WeightsError
 from pastille.task import answers, example_batch, forward, load_task
 from pastille.task.load import check_output
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_users_files(tmp_path)
 
 
 def test_everything_is_loaded(folder: Path) -> None:
@@ -51,8 +56,8 @@ def test_weights_with_nan_stop_the_load(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        ({"width": 5}, r"does not accept the inputs, input \(5,\) torch.float32: RuntimeError: .*5"),
-        ({"dtype": "float64"}, r"does not accept the inputs, input \(4,\) torch.float64: RuntimeError: "),
+        ({"width": 5}, r"does not accept inputs of shape input \(5,\) torch.float32: RuntimeError: .*5"),
+        ({"dtype": "float64"}, r"does not accept inputs of shape input \(4,\) torch.float64: RuntimeError: "),
     ],
     ids=["shape", "dtype"],
 )
@@ -95,7 +100,7 @@ SPLITS = Splits(train=SPLIT, validation=SPLIT, test=SPLIT)
         (lambda x: (), r"must return a tensor .* got tuple"),
         (lambda x: None, r"must return a tensor .* got NoneType"),
         (lambda x: x[:, :3] / 0, r"answers NaN or infinity .* check its weights"),
-        (lambda x: x.reshape(9, 9), r"does not accept the inputs"),
+        (lambda x: x.reshape(9, 9), r"does not accept inputs of shape"),
     ],
 )
 def test_answers_that_do_not_fit_the_task(make: Any, problem: str) -> None:

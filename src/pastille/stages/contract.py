@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
 from pastille.errors import StageError
+from pastille.files import sha256_file
 from pastille.progress import Progress
 from pastille.record import StageDetails
 
@@ -90,12 +93,24 @@ def run_stage(stage: Stage, artifact: Artifact, task: Task, folder: Path, progre
         StageError: The stage changed its input or broke its promise.
     """
     stage.requires(artifact, task)
-    digest = state_digest(artifact.module)
+    before = _looks(artifact)
     result = stage.apply(artifact, task, folder, progress)
-    if state_digest(artifact.module) != digest:
-        raise StageError(f"stage {stage.name!r} must leave its input alone, but changed its weights")
+    changed = [what for what, digest in _looks(artifact).items() if digest != before[what]]
+    if changed:
+        raise StageError(
+            f"stage {stage.name!r} must leave its input alone, but changed its {' and '.join(changed)}; "
+            "report this to the stage's author"
+        )
     stage.ensures(artifact, result)
     return result
+
+
+def _looks(artifact: Artifact) -> dict[str, str]:
+    return {
+        "weights": state_digest(artifact.module),
+        "architecture": f"{artifact.module!r} {artifact.module.training}",
+        "file": sha256_file(artifact.file),
+    }
 
 
 def state_digest(module: nn.Module) -> str:
@@ -103,5 +118,6 @@ def state_digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes: numpy knows no bfloat16.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from pastille.data.split import batches
 from pastille.errors import PreconditionError, StageError
 from pastille.progress import Progress
 from pastille.pruning import prune
-from pastille.pruning.structured import layer_widths
+from pastille.pruning.structured import NothingToRemove, layer_widths
 from pastille.quantization import quantize_static
 from pastille.recipe import FinetuneStep, Prune, PruneStep, Quantize, QuantizeStep, Train
 from pastille.record import Curve, StageDetails, WidthChange
@@ -64,8 +64,11 @@ class PruneStage:
     def requires(self, artifact: Artifact, task: Task) -> None:
         """A module with weights; whether channels can be removed shows when it is traced."""
         if not any(p.ndim > 1 for p in artifact.module.parameters()):
-            raise PreconditionError("prune: the model has no convolution or linear layer to prune")
+            raise PreconditionError(
+                "prune: the model has no convolution or linear layer to prune; leave prune out of the plan"
+            )
         if self.settings.finetune is not None:
+            _require_trainable(artifact.module, "prune.finetune")
             _augment(self.settings.finetune, self.base)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
@@ -87,7 +90,7 @@ class PruneStage:
                     protect=settings.protect,
                     original_widths=original,
                 )
-            except PreconditionError:
+            except NothingToRemove:
                 # An early step may be finer than the rounding; only the last must remove something.
                 if number < settings.steps or layer_widths(module) != original:
                     continue
@@ -129,8 +132,7 @@ class FinetuneStage:
 
     def requires(self, artifact: Artifact, task: Task) -> None:
         """Something that can be trained."""
-        if not any(p.requires_grad for p in artifact.module.parameters()):
-            raise PreconditionError("finetune: the model has no parameter that requires a gradient")
+        _require_trainable(artifact.module, "finetune")
         _augment(self.settings, self.base)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
@@ -159,17 +161,11 @@ class QuantizeStage:
 
     def requires(self, artifact: Artifact, task: Task) -> None:
         """Enough samples to calibrate on."""
-        calibration_indices(task.splits.train, self.settings.samples, seed=task.recipe.seed)
+        self._rows(task)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Observe ranges on a stratified sample of the training split, then write the int8 file."""
-        train = task.splits.train
-        rows = calibration_indices(
-            train,
-            self.settings.samples,
-            seed=task.recipe.seed,
-            classify=task.recipe.task.kind != "regression",
-        )
+        train, rows = task.splits.train, self._rows(task)
         target = folder / "model.onnx"
 
         def calibration() -> Iterable[dict[str, np.ndarray]]:
@@ -186,11 +182,19 @@ class QuantizeStage:
         return StageResult(module=artifact.module, quantized=target, details=details)
 
     def ensures(self, before: Artifact, result: StageResult) -> None:
-        """A smaller file in which something runs in int8."""
+        """A file in which something runs in int8."""
         if not result.details.int8_operators:
             raise PreconditionError(
                 "quantize: no operator of this model has an int8 kernel; leave quantize out of the plan"
             )
+
+    def _rows(self, task: Task) -> np.ndarray:
+        return calibration_indices(
+            task.splits.train,
+            self.settings.samples,
+            seed=task.recipe.seed,
+            classify=task.recipe.task.kind != "regression",
+        )
 
 
 def sparsities(target: float, steps: int) -> Sequence[float]:
@@ -214,6 +218,14 @@ def _fit(module: nn.Module, task: Task, settings: Train, base: Path, progress: P
         progress=progress,
         what=what,
     )
+
+
+def _require_trainable(module: nn.Module, what: str) -> None:
+    if not any(p.requires_grad for p in module.parameters()):
+        raise PreconditionError(
+            f"{what}: the model has no parameter that requires a gradient; let its factory unfreeze some, "
+            f"or leave {what} out of the plan"
+        )
 
 
 def _augment(settings: Train, base: Path) -> Augment | None:

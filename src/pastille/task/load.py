@@ -125,7 +125,7 @@ def check_output(model: nn.Module, splits: Splits, recipe: Recipe) -> None:
         raise
     except Exception as error:
         raise TaskError(
-            f"the model does not accept the inputs, {shapes}: {one_line(error, 200)}; "
+            f"the model does not accept inputs of shape {shapes}: {one_line(error, 200)}; "
             "change what data gives, or the model"
         ) from error
     if not isinstance(out, torch.Tensor):

@@ -13,6 +13,7 @@ import torch
 
 from pastille.errors import WeightsError
 from pastille.references import one_line
+from pastille.task.huggingface import Logits, as_loaded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,6 +97,8 @@ def load_weights_(model: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     """
     own = model.state_dict()
     tensors = _named_like(own, tensors)
+    if isinstance(model, Logits) and tensors.keys() != own.keys():
+        tensors = as_loaded(model, tensors)
     tied = {x.data_ptr() for name, x in own.items() if name in tensors and x.numel()}
     missing = [n for n, x in own.items() if n not in tensors and x.data_ptr() not in tied]
     unexpected = [name for name in tensors if name not in own]

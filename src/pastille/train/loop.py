@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pastille.data.split import Split, batches
+from pastille.data.split import INPUT, Split, batches
 from pastille.errors import PreconditionError
 from pastille.progress import SILENT, Progress
 from pastille.recipe import Train
+from pastille.references import one_line
 from pastille.stats.metrics import selection_metric, selection_value
 from pastille.task.forward import forward, to_tensors
-from pastille.train.losses import loss_for
+from pastille.train.losses import Loss, loss_for
 from pastille.values import Cases
 
 if TYPE_CHECKING:
@@ -76,45 +77,41 @@ def fit(
         what: Name of the training in the progress.
 
     Raises:
-        PreconditionError: The loss became NaN or infinite; the epoch is named.
+        PreconditionError: The loss or an answer became NaN or infinite, the epoch is named; the model
+            cannot be trained; or the augmentation failed.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = copy.deepcopy(model).to(device)
-    torch.manual_seed(seed)
+    (split, cases), balanced = train, settings.class_weights == "balanced"
+    read, order = reader(split), np.random.default_rng(seed)
+    targets = torch.from_numpy(cases.targets)
     generator = torch.Generator().manual_seed(seed)
-    order = np.random.default_rng(seed)
-    split, cases = train
-    read = reader(split)
-    loss_of = loss_for(cases, balanced=settings.class_weights == "balanced")
-    targets = torch.from_numpy(cases.targets).to(device)
-    optimizer, schedule = optimizer_for(model, settings, steps=math.ceil(split.n / settings.batch_size))
-    metric = selection_metric(validation[1], balanced=settings.class_weights == "balanced")
+    step = stepper(model, settings, loss_for(cases, balanced=balanced), of_epoch=steps(split.n, settings))
+    metric = selection_metric(validation[1], balanced=balanced)
     check = scorer(*validation, metric, device)
     best, best_epoch, best_state = check(model), 0, copy.deepcopy(model.state_dict())
     losses: list[float] = []
     scores: list[float] = []
-    for epoch in progress.track(range(1, settings.epochs + 1), what=what):
-        model.train()
-        total = 0.0
-        for rows in epoch_rows(order, split.n, settings.batch_size):
-            batch = {name: x.to(device) for name, x in read(rows).items()}
-            if augment is not None:
-                batch = {name: augment(x, generator) for name, x in batch.items()}
-            loss = loss_of(forward(model, batch), targets[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(rows)
-        losses.append(total / split.n)
-        if not math.isfinite(losses[-1]):
-            raise PreconditionError(_diverged(what, "the loss", losses[-1], epoch, settings))
-        scores.append(check(model))
-        if not math.isfinite(scores[-1]):
-            raise PreconditionError(_diverged(what, "an answer", scores[-1], epoch, settings))
-        # On a tie the later epoch: it saw the lower learning rate.
-        if scores[-1] >= best:
-            best, best_epoch, best_state = scores[-1], epoch, copy.deepcopy(model.state_dict())
+    with torch.random.fork_rng():  # dropout draws from the global generator, which the caller keeps
+        torch.manual_seed(seed)
+        for epoch in progress.track(range(1, settings.epochs + 1), what=what):
+            model.train()
+            total, seen = 0.0, 0
+            for rows in epoch_rows(order, split.n, settings.batch_size):
+                batch = augmented(read(rows), augment, generator)
+                total += step(
+                    {name: x.to(device) for name, x in batch.items()}, targets[rows].to(device)
+                ) * len(rows)
+                seen += len(rows)
+            losses.append(total / seen)
+            if not math.isfinite(losses[-1]):
+                raise PreconditionError(_diverged(what, "the loss", losses[-1], epoch, settings))
+            scores.append(check(model))
+            if not math.isfinite(scores[-1]):
+                raise PreconditionError(_diverged(what, "an answer", scores[-1], epoch, settings))
+            # On a tie the later epoch: it saw the lower learning rate.
+            if scores[-1] >= best:
+                best, best_epoch, best_state = scores[-1], epoch, copy.deepcopy(model.state_dict())
     model.load_state_dict(best_state)
     progress.note(f"{what}: {_outcome(metric, best, best_epoch, settings.epochs)}")
     return Fitted(
@@ -124,6 +121,30 @@ def fit(
         validation=tuple(scores),
         best_epoch=best_epoch,
     )
+
+
+def stepper(
+    model: nn.Module, settings: Train, loss_of: Loss, *, of_epoch: int
+) -> Callable[[Batch, Tensor], float]:
+    """A function that takes one optimization step and gives the loss before it.
+
+    Raises:
+        PreconditionError: Every parameter is frozen; the step itself, if the model raises in train mode.
+    """
+    optimizer, schedule = optimizer_for(model, settings, steps=of_epoch)
+
+    def step(batch: Batch, targets: Tensor) -> float:
+        try:
+            loss = loss_of(forward(model, batch), targets)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            raise PreconditionError(f"the model cannot be trained: {one_line(error, 200)}") from error
+        optimizer.step()
+        schedule.step()
+        return loss.item()
+
+    return step
 
 
 def _diverged(what: str, which: str, value: float, epoch: int, settings: Train) -> str:
@@ -144,15 +165,56 @@ def epoch_rows(order: np.random.Generator, n: int, size: int) -> Iterator[np.nda
     """Shuffled row numbers in batches; a last batch of one is left out (batch norm needs two)."""
     rows = order.permutation(n)
     for start in range(0, n, size):
-        if len(batch := rows[start : start + size]) > 1 or n == 1:
+        if len(batch := rows[start : start + size]) > 1 or min(n, size) == 1:
             yield batch
+
+
+def steps(n: int, settings: Train) -> int:
+    """How many batches `epoch_rows` gives.
+
+    Example:
+        >>> [steps(n, Train(epochs=1, batch_size=4)) for n in (8, 9, 10)]
+        [2, 2, 3]
+    """
+    return sum(1 for _ in epoch_rows(np.random.default_rng(0), n, settings.batch_size))
+
+
+def augmented(batch: Batch, augment: Augment | None, generator: torch.Generator) -> Batch:
+    """A batch as the user's augmentation changes it.
+
+    Raises:
+        PreconditionError: The augmentation failed, or gave something of another shape or type.
+    """
+    if augment is None:
+        return batch
+    if list(batch) != [INPUT]:
+        raise PreconditionError(f"augment takes a model's only input, but this one has {', '.join(batch)}")
+    before = batch[INPUT]
+    try:
+        after = augment(before, generator)
+    except Exception as error:
+        raise PreconditionError(f"augment raised {one_line(error, 200)}") from error
+    if not isinstance(after, torch.Tensor) or (after.shape, after.dtype) != (before.shape, before.dtype):
+        got = (
+            f"{after.dtype} {tuple(after.shape)}" if isinstance(after, torch.Tensor) else type(after).__name__
+        )
+        raise PreconditionError(
+            f"augment must return {before.dtype} {tuple(before.shape)} as it is given, got {got}"
+        )
+    return {INPUT: after}
 
 
 def optimizer_for(
     model: nn.Module, settings: Train, *, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The optimizer, and its learning rate over all steps: constant, or half a cosine to zero."""
+    """The optimizer, and its learning rate over all steps: constant, or half a cosine to zero.
+
+    Raises:
+        PreconditionError: Every parameter is frozen.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise PreconditionError("the model cannot be trained: none of its parameters requires a gradient")
     lr, decay = settings.learning_rate, settings.weight_decay
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "sgd":

@@ -26,12 +26,12 @@ def loss_for(cases: Cases, *, balanced: bool = False) -> Loss:
 
     Returns:
         A function of outputs ``(N, …)`` and targets ``(N,)``, averaged over the batch. Regression
-        errors are divided by the variance of the training targets, so that a learning rate means
+        errors are divided by the standard deviation of the training targets, so that a loss means
         the same whatever the target's unit.
     """
     if cases.kind == "regression":
-        variance = float(np.var(cases.targets)) or 1.0
-        return lambda out, y: F.mse_loss(out.reshape(-1), y.to(out.dtype)) / variance
+        unit = float(np.std(cases.targets)) or 1.0
+        return lambda out, y: F.mse_loss(out.reshape(-1) / unit, (y / unit).to(out.dtype))
     weights = class_weights(cases.targets, len(cases.labels)) if balanced else None
     return lambda out, y: classification_loss(out, y, weights)
 

@@ -1,0 +1,365 @@
+"""The training loop: what it depends on, what it keeps, what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from train_data import LABELS, blobs, line, net, paired, settings
+
+import pastille.train.loop
+from pastille.errors import PreconditionError
+from pastille.stages.contract import state_digest
+from pastille.stats.metrics import headline_value
+from pastille.task import forward
+from pastille.train import Fitted, fit
+from pastille.train.loop import epoch_rows, optimizer_for, reader, steps
+
+TRAIN, VALIDATION = blobs(60, 0), blobs(30, 1)
+
+
+def accuracy(model: nn.Module, data: tuple[Any, Any] = VALIDATION) -> float:
+    with torch.inference_mode():
+        out = model.eval()(torch.from_numpy(np.stack(list(data[0].inputs))))
+    return headline_value(out.numpy(), data[1])
+
+
+def test_it_learns() -> None:
+    fitted = fit(net(), TRAIN, VALIDATION, settings(epochs=8), seed=0)
+    assert accuracy(net()) < 0.6
+    assert accuracy(fitted.model) > 0.9
+    assert fitted.loss[-1] < 0.5 * fitted.loss[0]
+    assert (len(fitted.loss), len(fitted.validation), fitted.metric) == (8, 8, "accuracy")
+    assert not fitted.model.training
+
+
+def test_it_learns_a_regression() -> None:
+    train, validation = line(80, 0), line(40, 1)
+    fitted = fit(net(1), train, validation, settings(epochs=12, optimizer="adamw"), seed=0)
+    assert fitted.metric == "r2"
+    assert max(fitted.validation) > 0.8
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"optimizer": "adamw"}, {"momentum": 0, "schedule": "constant"}], ids=str
+)
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(given: dict[str, Any]) -> None:
+    """Whatever was drawn before: order, dropout and augmentation are seeded."""
+    digests = []
+    for drawn in (1, 5):
+        model = net()
+        torch.rand(drawn)
+        fitted = fit(model, TRAIN, VALIDATION, settings(**given), seed=3, augment=noisy)
+        digests.append(state_digest(fitted.model))
+    assert digests[0] == digests[1]
+    other = fit(net(), TRAIN, VALIDATION, settings(**given), seed=4, augment=noisy)
+    assert state_digest(other.model) != digests[0]
+
+
+def noisy(x: Tensor, generator: torch.Generator) -> Tensor:
+    return x + 0.1 * torch.randn(x.shape, generator=generator)
+
+
+FRESH = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from train_data import blobs, net, settings
+from test_train_loop import noisy
+from pastille.stages.contract import state_digest
+from pastille.train import fit
+print(state_digest(fit(net(), blobs(60, 0), blobs(30, 1), settings(), seed=3, augment=noisy).model))
+"""
+
+
+def test_a_fresh_process_gives_the_same_weights_bit_for_bit() -> None:
+    here = fit(net(), TRAIN, VALIDATION, settings(), seed=3, augment=noisy)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FRESH, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.stderr) == (state_digest(here.model), "")
+
+
+def test_the_given_model_and_the_random_numbers_are_left_alone() -> None:
+    model = net()
+    digest, state = state_digest(model), torch.get_rng_state()
+    fit(model, TRAIN, VALIDATION, settings(), seed=0)
+    assert state_digest(model) == digest
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[str]:
+    """Let validation say what it is told, and note the weights that it was asked about."""
+    seen: list[str] = []
+
+    def scorer(*args: object) -> Callable[[nn.Module], float]:
+        def score(model: nn.Module) -> float:
+            seen.append(state_digest(model))
+            return scores[len(seen) - 1]
+
+        return score
+
+    monkeypatch.setattr(pastille.train.loop, "scorer", scorer)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([0.1, 0.5, 0.9, 0.3], 2),
+        ([0.1, 0.9, 0.5, 0.9], 3),  # on a tie the later one, with the lower learning rate
+        ([0.8, 0.5, 0.6, 0.7], 0),  # training only harms: the given weights stay
+        ([0.8, 0.5, 0.8, 0.7], 2),
+    ],
+)
+def test_the_best_epoch_is_kept(scores: list[float], best: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watched(monkeypatch, scores)
+    fitted = fit(net(), TRAIN, VALIDATION, settings(), seed=0)
+    assert fitted.best_epoch == best
+    assert len(set(seen)) == 4
+    assert state_digest(fitted.model) == seen[best]
+    assert fitted.validation == tuple(scores[1:])
+
+
+def test_weights_from_before_a_training_diverged_are_kept() -> None:
+    """For real: a rate that is far too high, from weights that are already good."""
+    good = fit(net(dropout=0), TRAIN, VALIDATION, settings(epochs=8), seed=0).model
+    wild = fit(good, TRAIN, VALIDATION, settings(learning_rate=30.0, schedule="constant"), seed=0)
+    assert min(wild.validation) < accuracy(good) - 0.2
+    assert wild.best_epoch == 0
+    assert state_digest(wild.model) == state_digest(good)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_loss_that_is_not_finite_names_the_epoch_and_the_rate(optimizer: str) -> None:
+    class Explodes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.calls = nn.Linear(3, 3), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += self.training  # two batches an epoch
+            out: Tensor = self.layer(x) * (float("nan") if self.calls > 2 and self.training else 1.0)
+            return out
+
+    asked = settings(batch_size=32, optimizer=optimizer, learning_rate=0.125)
+    with pytest.raises(PreconditionError, match=r"^tuning: the loss became nan in epoch 2; lower") as caught:
+        fit(Explodes(), TRAIN, VALIDATION, asked, seed=0, what="tuning")
+    assert "learning_rate (now 0.125)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_answers_that_are_not_finite_after_the_last_step_are_found() -> None:
+    huge = settings(learning_rate=1e30, epochs=1, batch_size=60, momentum=0)
+    with pytest.raises(PreconditionError, match=r"in epoch 1; lower learning_rate \(now 1e\+30\)"):
+        fit(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 3)), TRAIN, VALIDATION, huge, seed=0)
+
+
+@pytest.mark.parametrize(("n", "size"), [(33, 16), (17, 16), (16, 16), (5, 16), (3, 1), (2, 1), (1, 1)])
+def test_every_row_is_read_once_but_a_last_batch_of_one(n: int, size: int) -> None:
+    rows = list(epoch_rows(np.random.default_rng(0), n, size))
+    read = np.sort(np.concatenate(rows))
+    alone = n % size == 1 and size > 1 and n > 1
+    assert len(read) == n - alone
+    assert len(np.unique(read)) == len(read)
+    assert size == 1 or n == 1 or min(map(len, rows)) > 1
+    assert steps(n, settings(batch_size=size)) == len(rows)
+
+
+def test_another_row_is_left_out_each_epoch() -> None:
+    order = np.random.default_rng(0)
+    left = [set(range(17)) - set(np.concatenate(list(epoch_rows(order, 17, 16)))) for _ in range(5)]
+    assert len({next(iter(rows)) for rows in left}) > 1
+
+
+@pytest.mark.parametrize(("n", "size"), [(17, 16), (33, 16), (6, 1)])
+def test_the_reported_loss_is_the_mean_over_the_rows_that_were_used(n: int, size: int) -> None:
+    """At a rate that changes nothing, for a model that answers the same for all: exactly ln 3."""
+
+    class Same(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.zero = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * 0 * self.zero)[:, :3]
+
+    fitted = fit(Same(), blobs(n, 0), VALIDATION, settings(batch_size=size, learning_rate=1e-12), seed=0)
+    assert fitted.loss == pytest.approx([np.log(3)] * 3)
+
+
+def test_batches_of_one_train_too() -> None:
+    model = nn.Linear(3, 3)
+    fitted = fit(model, TRAIN, VALIDATION, settings(batch_size=1, epochs=2), seed=0)
+    assert accuracy(fitted.model) > 0.8
+
+
+class Lazy(Sequence[np.ndarray]):
+    """Inputs that are read one by one, and counted."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows, self.reads = rows, 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self.rows):
+            raise IndexError(index)
+        self.reads += 1
+        return self.rows[index]
+
+
+def test_reading_lazily_gives_the_same_weights_as_reading_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, cases = TRAIN
+    at_once, lazily = Lazy(np.stack(list(split.inputs))), Lazy(np.stack(list(split.inputs)))
+    first = fit(net(), (replace(split, inputs=at_once), cases), VALIDATION, settings(), seed=0)
+    monkeypatch.setattr(pastille.train.loop, "_IN_MEMORY_BYTES", split.n * 3 * 4 - 1)
+    second = fit(net(), (replace(split, inputs=lazily), cases), VALIDATION, settings(), seed=0)
+    assert state_digest(first.model) == state_digest(second.model)
+    assert at_once.reads == split.n + 1  # one to see how large it is
+    assert lazily.reads == 3 * split.n + 1
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 30], ids=["lazily", "at once"])
+def test_batches_are_read_in_the_order_that_is_asked(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pastille.train.loop, "_IN_MEMORY_BYTES", limit)
+    inputs = [{"ids": np.array([i]), "mask": np.array([1.0, i], np.float32)} for i in range(6)]
+    batch = reader(paired(inputs, np.arange(6), "multiclass", LABELS)[0])(np.array([4, 0, 5]))
+    assert batch["ids"].tolist() == [[4], [0], [5]]
+    assert batch["mask"][:, 1].tolist() == [4.0, 0.0, 5.0]
+
+
+def test_augmentation_sees_training_batches_and_a_seeded_generator() -> None:
+    seen: list[tuple[tuple[int, ...], float]] = []
+
+    def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+        seen.append((tuple(x.shape), float(torch.rand(1, generator=generator))))
+        return x
+
+    for _ in range(2):
+        fit(net(), TRAIN, VALIDATION, settings(epochs=2, batch_size=30), seed=5, augment=augment)
+    assert [shape for shape, _ in seen[:4]] == [(30, 3)] * 4  # never validation
+    assert seen[:4] == seen[4:]
+    generator = torch.Generator().manual_seed(5)
+    assert seen[0][1] == float(torch.rand(1, generator=generator))
+
+
+def test_augmentation_changes_what_is_learned_and_not_the_data() -> None:
+    before = np.stack(list(TRAIN[0].inputs)).copy()
+
+    def in_place(x: Tensor, generator: torch.Generator) -> Tensor:
+        return x.neg_()
+
+    fitted = fit(net(dropout=0), TRAIN, VALIDATION, settings(epochs=6), seed=0, augment=in_place)
+    assert accuracy(fitted.model) < 0.6
+    assert np.array_equal(np.stack(list(TRAIN[0].inputs)), before)
+
+
+@pytest.mark.parametrize(
+    ("augment", "problem"),
+    [
+        (
+            lambda x, g: x[:1],
+            r"augment must return torch.float32 \(16, 3\) as it is given, got torch.float32 \(1, 3\)",
+        ),
+        (lambda x, g: x.double(), r"augment must return .* got torch.float64 \(16, 3\)"),
+        (lambda x, g: None, r"augment must return .* got NoneType"),
+        (lambda x, g: x.view(7, 7), r"augment raised RuntimeError: "),
+        (lambda x: x, r"augment raised TypeError: "),
+    ],
+)
+def test_augmentation_that_fails(augment: Any, problem: str) -> None:
+    with pytest.raises(PreconditionError, match=problem) as caught:
+        fit(net(), TRAIN, VALIDATION, settings(), seed=0, augment=augment)
+    assert "\n" not in str(caught.value)
+
+
+class Sums(nn.Module):
+    """Two named inputs, one of them of integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(3, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor, scale: Tensor) -> Tensor:
+        out: Tensor = self.head(self.embed(ids).sum(dim=1) * scale)
+        return out
+
+
+def named(n: int) -> tuple[Any, Any]:
+    targets = np.arange(n) % 3
+    inputs = [{"ids": np.array([t, t]), "scale": np.ones(1, np.float32)} for t in targets]
+    return paired(inputs, targets, "multiclass", LABELS)
+
+
+def test_named_inputs() -> None:
+    fitted = fit(Sums(), named(30), named(9), settings(epochs=20), seed=0)
+    assert max(fitted.validation) == 1.0
+
+
+def test_augmentation_of_several_inputs_is_refused() -> None:
+    with pytest.raises(
+        PreconditionError, match="augment takes a model's only input, but this one has ids, scale"
+    ):
+        fit(Sums(), named(30), named(9), settings(), seed=0, augment=noisy)
+
+
+def test_frozen_parameters_stay_and_a_frozen_model_is_refused() -> None:
+    model = net()
+    model.get_submodule("0").requires_grad_(False)
+    fitted = fit(model, TRAIN, VALIDATION, settings(), seed=0)
+    assert torch.equal(fitted.model.get_parameter("0.weight"), model.get_parameter("0.weight"))
+    assert not torch.equal(fitted.model.get_parameter("4.weight"), model.get_parameter("4.weight"))
+    with pytest.raises(PreconditionError, match="none of its parameters requires a gradient"):
+        fit(model.requires_grad_(False), TRAIN, VALIDATION, settings(), seed=0)
+
+
+def test_a_model_that_fails_in_train_mode_is_one_line() -> None:
+    class Fails(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                raise ValueError("targets\nare required")
+            return super().forward(x)
+
+    with pytest.raises(PreconditionError, match="cannot be trained: ValueError: targets are required"):
+        fit(Fails(3, 3), TRAIN, VALIDATION, settings(), seed=0)
+
+
+def test_the_rate_falls_along_half_a_cosine_or_stays() -> None:
+    def rates(schedule: str) -> list[float]:
+        optimizer, scheduler = optimizer_for(net(), settings(epochs=2, schedule=schedule), steps=2)
+        found = []
+        for _ in range(4):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    assert rates("constant") == [0.05] * 4
+    assert rates("cosine") == pytest.approx([0.05 * 0.5 * (1 + np.cos(np.pi * k / 4)) for k in range(4)])
+
+
+def test_the_first_of_several_answers_is_trained() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.other = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.head(x), self.other(x)
+
+    fitted: Fitted = fit(Pair(), TRAIN, VALIDATION, settings(epochs=6), seed=0)
+    assert max(fitted.validation) > 0.8
+    assert forward(fitted.model, {"input": torch.ones(2, 3)}).shape == (2, 3)

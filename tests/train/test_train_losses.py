@@ -1,0 +1,109 @@
+"""What training minimises, against torch's own losses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from train_data import LABELS, net, paired, settings
+
+from pastille.train import fit
+from pastille.train.losses import class_weights, classification_loss, loss_for
+from pastille.values import Cases
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def cases(targets: np.ndarray, kind: str = "multiclass") -> Cases:
+    labels = {"binary": ("a", "b"), "multiclass": LABELS, "regression": ()}[kind]
+    return Cases(kind=kind, split="train", targets=targets, labels=labels)  # type: ignore[arg-type]
+
+
+def test_classes_by_cross_entropy() -> None:
+    outputs, targets = torch.randn(6, 3, generator=GENERATOR), torch.tensor([0, 1, 2, 2, 1, 0])
+    loss = loss_for(cases(targets.numpy()))
+    torch.testing.assert_close(loss(outputs, targets), F.cross_entropy(outputs, targets))
+
+
+def test_balanced_classes_by_weighted_cross_entropy() -> None:
+    outputs, targets = torch.randn(6, 3, generator=GENERATOR), torch.tensor([0, 0, 0, 0, 1, 2])
+    loss = loss_for(cases(targets.numpy()), balanced=True)
+    weights = torch.tensor([6 / (3 * 4), 2.0, 2.0])
+    torch.testing.assert_close(loss(outputs, targets), F.cross_entropy(outputs, targets, weight=weights))
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 3.0])], ids=["plain", "weighted"])
+@pytest.mark.parametrize("shape", [(6,), (6, 1)], ids=str)
+def test_one_logit_means_the_same_as_two(weights: torch.Tensor | None, shape: tuple[int, ...]) -> None:
+    """A sigmoid of z is a softmax of (0, z)."""
+    one, targets = (
+        torch.randn(shape, generator=GENERATOR, requires_grad=True),
+        torch.tensor([0, 1, 1, 0, 0, 1]),
+    )
+    two = torch.stack([torch.zeros(6), one.reshape(-1)], dim=1)
+    loss = classification_loss(one, targets, weights)
+    torch.testing.assert_close(loss, F.cross_entropy(two, targets, weight=weights))
+    slope = torch.autograd.grad(loss, one)[0]
+    expected = torch.autograd.grad(F.cross_entropy(two, targets, weight=weights), one)[0]
+    torch.testing.assert_close(slope, expected)
+
+
+def test_extreme_logits_stay_finite() -> None:
+    for outputs in (torch.tensor([1000.0, -1000.0]), torch.tensor([[1000.0, 0.0], [0.0, 1000.0]])):
+        assert classification_loss(outputs, torch.tensor([0, 1])).isfinite()
+
+
+def test_balanced_weights_count_every_class_the_same() -> None:
+    targets = np.repeat([0, 1, 2], [70, 20, 10])
+    weights = class_weights(targets, 3)
+    totals = weights * torch.from_numpy(np.bincount(targets))
+    torch.testing.assert_close(totals, torch.full((3,), 100 / 3))
+    assert class_weights(np.array([0, 0]), 2).isfinite().all()  # a class that is absent
+
+
+def test_regression_is_the_share_of_the_variance_that_is_left() -> None:
+    targets = np.random.default_rng(0).normal(5, 3, size=50)
+    loss = loss_for(cases(targets, "regression"))
+    mean = torch.full((50, 1), float(targets.mean()))
+    torch.testing.assert_close(loss(mean, torch.from_numpy(targets)), torch.tensor(1.0))
+    half = mean / 2 + torch.from_numpy(targets).float()[:, None] / 2
+    torch.testing.assert_close(loss(half, torch.from_numpy(targets)), torch.tensor(0.25))
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e-6, 1e3, 1e6, 1e20])
+def test_regression_does_not_depend_on_the_unit(unit: float) -> None:
+    targets = np.random.default_rng(0).normal(size=50)
+    outputs = torch.randn(50, generator=GENERATOR)
+    plain = loss_for(cases(targets, "regression"))(outputs, torch.from_numpy(targets))
+    scaled = loss_for(cases(targets * unit, "regression"))(outputs * unit, torch.from_numpy(targets * unit))
+    torch.testing.assert_close(scaled, plain)
+
+
+def test_regression_of_equal_targets_stays_finite() -> None:
+    loss = loss_for(cases(np.full(4, 2.0), "regression"))
+    assert loss(torch.zeros(4), torch.full((4,), 2.0, dtype=torch.float64)) == 4.0
+
+
+def test_outputs_of_two_shapes_are_read_alike() -> None:
+    """(N, 1) against (N,) would broadcast to (N, N), and train to the mean."""
+    targets = np.arange(5.0)
+    loss = loss_for(cases(targets, "regression"))
+    exact = torch.arange(5.0)
+    for outputs in (exact, exact[:, None]):
+        assert loss(outputs, torch.from_numpy(targets)) < 1e-10
+
+
+def test_balanced_training_finds_the_rare_class() -> None:
+    rng = np.random.default_rng(0)
+    targets = np.repeat([0, 1], [190, 10])
+    inputs = (rng.normal(size=(200, 3)) + targets[:, None] * 1.2).astype(np.float32)
+    data = paired(inputs, targets, "binary", ("a", "b"))
+    found = {}
+    for weights in ("none", "balanced"):
+        asked = settings(epochs=10, class_weights=weights, schedule="constant")
+        model = fit(net(1, dropout=0), data, data, asked, seed=0).model
+        with torch.inference_mode():
+            found[weights] = float((model(torch.from_numpy(inputs[targets == 1])) > 0).float().mean())
+    assert found["balanced"] >= 0.7
+    assert found["balanced"] > found["none"]
