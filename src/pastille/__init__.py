@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from pastille.gates import judge_metrics as judge
     from pastille.pruning import prune as prune
     from pastille.quantization import quantize_static as quantize
+    from pastille.recipe import Quantize as Quantize
     from pastille.recipe import Recipe as Recipe
     from pastille.recipe import read_recipe as read_recipe
     from pastille.runner import run as run
+    from pastille.values import Cases as Cases
     from pastille.values import Preprocessing as Preprocessing
     from pastille.values import Verdict as Verdict
 
 _PLACES = {
     "Bundle": ("pastille.bundle", "Bundle"),
+    "Cases": ("pastille.values", "Cases"),
     "Preprocessing": ("pastille.values", "Preprocessing"),
+    "Quantize": ("pastille.recipe", "Quantize"),
     "Recipe": ("pastille.recipe", "Recipe"),
     "Split": ("pastille.data.split", "Split"),
     "Splits": ("pastille.data.split", "Splits"),
@@ -44,7 +48,9 @@ _PLACES = {
 
 __all__ = [
     "Bundle",
+    "Cases",
     "Preprocessing",
+    "Quantize",
     "Recipe",
     "Split",
     "Splits",

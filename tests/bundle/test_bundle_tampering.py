@@ -229,7 +229,7 @@ def test_other_schema(directory: Path, schema: object) -> None:
         (lambda v: v.update(extra=1), "unknown key"),
         (lambda v: v["verdict"].update(extra=1), "unknown key"),
         (lambda v: v["golden"].update(cases="16"), "unknown key, other type"),
-        (lambda v: v.pop("labels"), "labels Field required"),
+        (lambda v: v.pop("labels"), "labels: Field required"),
         (lambda v: v.update(selected="int4"), "is not a bundle's manifest"),
         (lambda v: v.update(selected="compressed"), "selected must be one of the variants"),
         (lambda v: v["variants"].pop(), "must differ in name and include fp32"),

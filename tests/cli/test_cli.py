@@ -84,7 +84,7 @@ def test_what_int8_means_here() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["verify", "nowhere"], ExitCode.INTEGRITY, "nowhere"),
+        (["verify", "nowhere"], ExitCode.USAGE, "nowhere does not exist; verify takes a bundle's directory"),
         (["bench", "nowhere.onnx"], ExitCode.USAGE, "there is no file nowhere.onnx"),
         (["report", "nowhere"], ExitCode.INTEGRITY, "nowhere"),
         (["run", "nowhere.yaml"], ExitCode.USAGE, "nowhere.yaml: cannot read the recipe"),

@@ -37,6 +37,12 @@ def test_the_data_callable_works() -> None:
     assert [split.n for _, split in splits()] == [200, 60, 100]
 
 
+def test_the_pruning_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    code = next(block for block in blocks("python") if "pastille.prune" in block)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == code.rsplit("# ", 1)[1].strip()
+
+
 def test_every_command_is_listed() -> None:
     named = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
     assert set(re.findall(r"^\| `pastille (\w+)", README, re.MULTILINE)) == named

@@ -239,3 +239,70 @@ def test_errors_are_json_on_demand(project: Path) -> None:
     said = json.loads(result.stdout)
     assert said["exit_code"] == 2
     assert "nowhere.yaml" in said["error"]
+
+
+def test_inputs_that_differ_each_time_they_are_read(new_project: Any) -> None:
+    code = (
+        "import data, numpy as np, pastille\n"
+        "class Noise:\n"
+        "    def __init__(self, x): self.x = x\n"
+        "    def __len__(self): return len(self.x)\n"
+        "    def __getitem__(self, i): return self.x[i] + np.random.random((1, 8, 8)).astype(np.float32)\n"
+        "def splits():\n    s = data.splits()\n"
+        "    cut = lambda p: pastille.Split(inputs=Noise(p.inputs), targets=p.targets)\n"
+        "    return pastille.Splits(train=cut(s.train), validation=cut(s.validation), test=cut(s.test))\n"
+    )
+    line = refused(new_project(), {"data.source": "noise.py:splits"}, {"noise.py": code})
+    assert "train[0] differs when it is read twice" in line
+
+
+def test_a_model_that_mixes_the_batch(new_project: Any) -> None:
+    code = (
+        "from model import Net\n"
+        "class Mixing(Net):\n"
+        "    def forward(self, x):\n        y = super().forward(x)\n        return y[:1].expand(len(y), -1)\n"
+        "def build():\n    return Mixing()\n"
+    )
+    line = refused(new_project(), {"task.model": "mixing.py:build"}, {"mixing.py": code})
+    assert "when others are in the batch" in line
+
+
+def test_what_the_users_code_prints_does_not_spoil_the_json(new_project: Any) -> None:
+    import json
+
+    project = new_project()
+    (project / "loud.py").write_text(
+        "from model import build as b\ndef build():\n    print('HELLO')\n    return b()\n"
+    )
+    options = [
+        "--json",
+        "-q",
+        "--set",
+        "task.model=loud.py:build",
+        "--set",
+        "plan=[{quantize: {samples: 32}}]",
+    ]
+    result = CliRunner().invoke(app, ["run", str(project / "recipe.yaml"), *options])
+    assert json.loads(result.stdout)["status"]
+    assert "HELLO" in result.stderr
+
+
+def test_validate_judges_the_latency_too(new_project: Any) -> None:
+    import json
+
+    project = new_project()
+    run = ["run", str(project / "recipe.yaml"), "-q", "--set", "plan=[{quantize: {samples: 32}}]"]
+    CliRunner().invoke(app, run)
+    (int8,) = project.rglob("bundle/models/int8.onnx")
+    validate = ["validate", str(int8), "-r", str(project / "recipe.yaml"), "--split", "test", "--json", "-q"]
+    result = CliRunner().invoke(app, [*validate, "--set", "requirements.max_latency.p95=1 us"])
+    assert result.exit_code == 3, result.output
+    assert any(c["metric"] == "latency p95" for c in json.loads(result.stdout)["checks"])
+
+
+def test_a_key_that_stands_twice(project: Path) -> None:
+    path = project / "twice.yaml"
+    path.write_text((project / "recipe.yaml").read_text() + "seed: 3\nseed: 4\n")
+    result = CliRunner().invoke(app, ["run", str(path), "-q"])
+    assert result.exit_code == 2
+    assert "key 'seed' stands twice" in result.stderr

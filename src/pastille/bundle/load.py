@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +39,8 @@ class Bundle:
     """An opened bundle. Safe to ask from several threads."""
 
     directory: Path
-    manifest: Manifest
-    session: Session
+    manifest: Manifest = field(repr=False)
+    session: Session = field(repr=False)
     variant: VariantName  # that answers
     reason: str  # why this one, in a sentence
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from pastille.errors import IntegrityError
 from pastille.files import read_bounded
 from pastille.stats.decisions import output_problem
@@ -186,12 +188,20 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         manifest = from_json(Manifest, data)
         as_written = manifest_bytes(manifest)
     except ValueError as error:
-        raise IntegrityError(f"{path} is not a bundle's manifest: {_brief(error)}; {REMEDY}") from None
+        raise IntegrityError(f"{path} is not a bundle's manifest: {_first(error)}; {REMEDY}") from None
     if as_written != data:
         raise IntegrityError(
             f"{path} is not as Pastille writes it (unknown key, other type or other layout); {REMEDY}"
         )
     return manifest
+
+
+def _first(error: ValueError) -> str:
+    """The first thing that does not fit, as ``where: what``."""
+    if not isinstance(error, ValidationError):
+        return _brief(error)
+    found = error.errors(include_url=False, include_input=False)[0]
+    return _brief(f"{'.'.join(map(str, found['loc']))}: {found['msg']}")
 
 
 def _brief(problem: object) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pastille.cli.console import fail, out, progress, reports_errors, show_json
+from pastille.cli.console import fail, out, progress, reports_errors, show_json, strangers_aside
 from pastille.errors import ExitCode
 
 EXIT_CODES = (
@@ -85,13 +85,14 @@ def run(
     policy.check(asked)  # before torch is imported: a refusal should not take seconds
     from pastille.runner import run as carry_out
 
-    result = carry_out(
-        asked,
-        recipe.parent,
-        resume=resume,
-        allow_leakage=allow_leakage,
-        progress=progress(quiet=quiet),
-    )
+    with strangers_aside():
+        result = carry_out(
+            asked,
+            recipe.parent,
+            resume=resume,
+            allow_leakage=allow_leakage,
+            progress=progress(quiet=quiet),
+        )
     if as_json:
         show_json(result_json(result))
     else:
@@ -128,9 +129,10 @@ def profile(
     asked = read_recipe(recipe, overrides or ())
     from pastille.runner.standalone import profile_baseline
 
-    found = profile_baseline(
-        asked, recipe.parent, allow_leakage=allow_leakage, progress=progress(quiet=quiet)
-    )
+    with strangers_aside():
+        found = profile_baseline(
+            asked, recipe.parent, allow_leakage=allow_leakage, progress=progress(quiet=quiet)
+        )
     if output is not None:
         write_atomic(output, to_json(found) + b"\n")
     if as_json:
@@ -210,15 +212,19 @@ def validate(
     asked = read_recipe(recipe, overrides or ())
     from pastille.runner.standalone import validate_file
 
-    said = validate_file(
-        candidate,
-        asked,
-        recipe.parent,
-        baseline=baseline,
-        split="test" if split == "test" else "validation",
-        allow_leakage=allow_leakage,
-        progress=progress(quiet=quiet),
-    )
+    for file in (candidate, baseline):
+        if file is not None and not file.is_file():
+            fail(f"there is no file {file}; validate takes ONNX files", ExitCode.USAGE, as_json=as_json)
+    with strangers_aside():
+        said = validate_file(
+            candidate,
+            asked,
+            recipe.parent,
+            baseline=baseline,
+            split="test" if split == "test" else "validation",
+            allow_leakage=allow_leakage,
+            progress=progress(quiet=quiet),
+        )
     if as_json:
         show_json(as_data(said))
     else:
@@ -238,6 +244,13 @@ def verify(
     from pastille.bundle import verify as check
     from pastille.cli.shown import as_data, show_verification
 
+    if not bundle.is_dir():
+        what = "is a file" if bundle.exists() else "does not exist"
+        fail(
+            f"{bundle} {what}; verify takes a bundle's directory, such as runs/NAME/STAMP-HASH/bundle",
+            ExitCode.USAGE,
+            as_json=as_json,
+        )
     found = check(bundle, threads=threads or 1, progress=progress(quiet=quiet))
     if as_json:
         show_json(as_data(found))
@@ -310,7 +323,8 @@ def demo(
     from pastille.cli.demo import carry_out_demo, show_demo
     from pastille.cli.shown import result_json
 
-    result = carry_out_demo(DEMOS[name], output / name, progress=progress(quiet=quiet))
+    with strangers_aside():
+        result = carry_out_demo(DEMOS[name], output / name, progress=progress(quiet=quiet))
     if as_json:
         show_json(result_json(result))
     else:

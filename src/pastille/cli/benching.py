@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from pastille.bench import BenchResult
 from pastille.bench import bench as bench_file
 from pastille.cli.console import out
-from pastille.cli.shown import bytes_text, conditions_text, latency_table, milliseconds_text, speed_text
+from pastille.cli.shown import (
+    bytes_text,
+    conditions_text,
+    latency_table,
+    milliseconds_text,
+    speed_interval_text,
+    speed_text,
+)
 from pastille.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,9 +105,7 @@ def show_bench(name: str, result: BenchResult) -> None:
     for speedup in result.speedups:
         out.print(
             f"  {speed_text(speedup.ratio)} at batch {speedup.batch} "
-            f"({100 * speedup.interval.confidence:g} % CI "
-            f"{speedup.interval.low:.2f}–{speedup.interval.high:.2f}×, "
-            f"{speedup.pairs} pairs)"
+            f"({speed_interval_text(speedup.interval)}, {speedup.pairs} pairs)"
         )
     for note in result.notes:
         out.print(f"  {note}", markup=False)

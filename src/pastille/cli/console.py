@@ -69,7 +69,8 @@ class Live:
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
-        self._console.print(text, markup=False)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more; the work goes on
+            self._console.print(text, markup=False)
 
     def _in_lines(self, items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
         """A log instead of bars: at most one line every `_LINE_SECONDS`."""
@@ -95,6 +96,13 @@ class Live:
 def progress(*, quiet: bool) -> Progress:
     """What long work reports to."""
     return SILENT if quiet else Live()
+
+
+@contextlib.contextmanager
+def strangers_aside() -> Iterator[None]:
+    """Whatever the user's own code prints goes to stderr: stdout is for results alone."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def show_json(value: object) -> None:

@@ -147,8 +147,7 @@ def gains(result: RunResult) -> list[str]:
     ]
     lines += [
         f"latency     {_side_by_side(s)} at batch {s.batch} "
-        f"({speed_text(s.ratio)}, {100 * s.interval.confidence:g} % CI "
-        f"{s.interval.low:.2f}–{s.interval.high:.2f}×)"
+        f"({speed_text(s.ratio)}, {speed_interval_text(s.interval)})"
         for s in final.speedups
     ]
     old, new = final.baseline_metrics.overall, final.candidate_metrics.overall
@@ -171,9 +170,20 @@ def speed_text(ratio: float) -> str:
 
     Example:
         >>> speed_text(2.0), speed_text(0.5)
-        ('2.0× faster', '2.0× SLOWER')
+        ('2.00× faster', '0.50× the speed: SLOWER')
     """
-    return f"{ratio:.1f}× faster" if ratio >= 1 else f"{1 / ratio:.1f}× SLOWER"
+    return f"{ratio:.2f}× faster" if ratio >= 1 else f"{ratio:.2f}× the speed: SLOWER"
+
+
+def speed_interval_text(interval: Interval) -> str:
+    """The interval of a ratio of speeds, with as many digits as tell its ends apart.
+
+    Example:
+        >>> speed_interval_text(Interval(low=1.7701, high=1.7742, confidence=0.95))
+        '95 % CI 1.770–1.774×'
+    """
+    digits = next((d for d in (2, 3) if f"{interval.low:.{d}f}" != f"{interval.high:.{d}f}"), 4)
+    return f"{100 * interval.confidence:g} % CI {interval.low:.{digits}f}–{interval.high:.{digits}f}×"
 
 
 def profiles(result: RunResult) -> tuple[Profile, Profile]:

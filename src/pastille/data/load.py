@@ -24,7 +24,7 @@ from pastille.recipe import (
 )
 from pastille.references import load_callable, one_line
 
-_RETURNS = "it must return pastille.data.split.Splits(train=, validation=, test=)"
+_RETURNS = "it must return pastille.Splits(train=, validation=, test=)"
 
 
 def load_splits(

@@ -70,6 +70,7 @@ def prune(
         PreconditionError: The model cannot be traced, nothing can be removed (`NothingToRemove`),
             ``protect`` names no module, the pruned model no longer runs (code that fixes a width by
             hand), or its code moves channels in a way that was not followed.
+        TypeError: ``batch`` is no mapping of tensors.
         ValueError: ``sparsity``, ``round_to`` or ``criterion`` is out of range.
 
     Example:
@@ -81,6 +82,7 @@ def prune(
     References:
         Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.12900.
     """
+    _check_batch(batch)
     _check_arguments(model, sparsity, round_to, criterion, protect)
     original, pruned = trainable_copy(model), trainable_copy(model)
     before = layer_widths(original)
@@ -106,6 +108,13 @@ def prune(
     for name, parameter in model.named_parameters():
         pruned.get_parameter(name).requires_grad_(parameter.requires_grad)
     return Pruned(model=pruned, widths=widths, left_whole=whole)
+
+
+def _check_batch(batch: object) -> None:
+    tensors = list(batch.values()) if isinstance(batch, Mapping) else [batch]
+    if not isinstance(batch, Mapping) or not all(isinstance(x, torch.Tensor) for x in tensors):
+        got = ", ".join(type(x).__name__ for x in (tensors or [batch]))
+        raise TypeError(f"batch must be {{input name: torch.Tensor (N, ...)}}, got {got}")
 
 
 def _check_arguments(

@@ -34,6 +34,28 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without its habit of letting the second of two equal keys win in silence."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            line = key.start_mark.line + 1
+            raise yaml.YAMLError(f"key {key.value!r} stands twice, the second time in line {line}")
+        seen.add(str(key.value))
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read_yaml(text: str) -> object:
+    return _Loader(text).get_single_data()
+
+
 def parse_recipe(asked: object) -> Recipe:
     """Check a recipe that was read from YAML or JSON.
 
@@ -66,7 +88,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(f"{path}: a recipe must be at most 1 MiB")
-        asked = yaml.safe_load(path.read_text(encoding="utf-8"))
+        asked = _read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{path}: cannot read the recipe: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -137,6 +159,8 @@ def _explain(error: Any) -> str:
         return f"{where}.reader must be one of {allowed}, got {error['ctx']['tag']!r}"
     if error["type"] == "path_type":
         return f"{where} must be a path, got {error.get('input')!r}"
+    if error["type"] == "too_short":
+        return f"{where} must have at least one entry"
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     given = error.get("input")
     shown = f", got {given!r}" if isinstance(given, str | int | float) and "got" not in message else ""

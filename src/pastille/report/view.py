@@ -90,6 +90,13 @@ def _threads(run: Account) -> str:
 
 
 def _warnings(run: Account, shown: Data) -> Iterator[Warning]:
+    cautions = run.baseline.details.notes if run.baseline else ()
+    if cautions:
+        yield Warning(
+            title="What this run can show is limited",
+            text="Found before any stage was carried out.",
+            items=tuple(text.sentence(note.removeprefix("caution: "), 400) for note in cautions),
+        )
     if shown.leakage:
         more = (f"and {shown.more_leakage} more",) if shown.more_leakage else ()
         yield Warning(

@@ -30,6 +30,7 @@ from pastille.record import (
 )
 from pastille.report import write_report
 from pastille.runner.candidate import Candidate, batch_note, export, measure, reopened
+from pastille.runner.caution import cautions
 from pastille.runner.final import judge_on_test, seal
 from pastille.runner.journal import Journal, open_run
 from pastille.stages import Artifact, run_stage, stage_for
@@ -158,7 +159,10 @@ def _baseline(task: Task, journal: Journal, progress: Progress) -> Candidate:
         precision="fp32",
         progress=progress,
     )
-    details = StageDetails(parity_max_abs_error=error)
+    notes = cautions(candidate.profile.metrics, task)
+    for note in notes:
+        progress.note(note)
+    details = StageDetails(parity_max_abs_error=error, notes=notes)
     journal.append(BaselineProfiled(profile=candidate.profile, details=details))
     return candidate
 

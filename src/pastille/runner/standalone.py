@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 from pastille import policy
+from pastille.devices import this_machine
 from pastille.errors import UsageError
 from pastille.export import check_parity, export_onnx
-from pastille.gates import judge_metrics, judge_size, verdict
+from pastille.gates import judge_latency, judge_metrics, judge_size, verdict
 from pastille.measure.evaluate import answer
+from pastille.measure.latency import time_calls
 from pastille.measure.profile import profile_file
 from pastille.progress import SILENT, Progress
 from pastille.recipe import Recipe
 from pastille.runner.run import reproducible
-from pastille.runtime import Session, load
+from pastille.runtime import ONNXRUNTIME, Session, load
 from pastille.stats.decisions import output_problem
 from pastille.task import Task, example_batch, load_task
-from pastille.values import Profile, Verdict
+from pastille.values import Check, Profile, Verdict
 
 _CASES = 8
 
@@ -107,11 +110,28 @@ def validate_file(
             limits=policy.limits(recipe),
             confidence=recipe.requirements.confidence,
         )
-        if recipe.requirements.max_size is not None:
-            sizes = [file.stat().st_size for file in files]
-            size = judge_size(sizes[1], recipe.requirements.max_size, baseline_bytes=sizes[0])
-            checks = (*checks, size)
-        return verdict(checks, split=split)
+        return verdict((*checks, *_size_and_speed(files, recipe, task, progress)), split=split)
+
+
+def _size_and_speed(
+    files: tuple[Path, Path], recipe: Recipe, task: Task, progress: Progress
+) -> Iterator[Check]:
+    asked = recipe.requirements
+    if asked.max_size is not None:
+        sizes = [file.stat().st_size for file in files]
+        yield judge_size(sizes[1], asked.max_size, baseline_bytes=sizes[0])
+    limits = list(asked.max_latency.limits())
+    if not limits:
+        return
+    threads = recipe.measure.threads
+    here = this_machine(threads=threads, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version)
+    batch = {name: x.numpy() for name, x in example_batch(task.splits.validation.inputs, 1).items()}
+    before, after = (
+        time_calls(load(file, threads=threads), batch, conditions=here, budget_s=recipe.measure.seconds)
+        for file in progress.track(files, what="timing")
+    )
+    for q, limit in limits:
+        yield judge_latency(after, q, limit, baseline=before)
 
 
 def _check_inputs(session: Session, task: Task, file: Path) -> None:

@@ -95,7 +95,8 @@ def _check_model(path: Path, data: mmap.mmap) -> None:
             elif message == "TensorProto" and _is_external(field):
                 raise IntegrityError(
                     f"{path} keeps weights in another file (external data); "
-                    "a model must hold all of its weights itself"
+                    "a model must hold all of its weights itself: export it with external_data=False, or "
+                    "onnx.save(onnx.load(FILE), NEW_FILE)"
                 )
     except _MalformedError as error:
         raise IntegrityError(f"{path} is not an ONNX model: {error}") from None

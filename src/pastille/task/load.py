@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from pastille.data.cases import cases
 from pastille.data.checks import check_targets
 from pastille.data.leakage import check_leaks, inspect
 from pastille.data.load import load_splits
-from pastille.data.split import Splits
-from pastille.errors import PastilleError, TaskError
+from pastille.data.split import Splits, named
+from pastille.errors import DataError, PastilleError, TaskError
 from pastille.progress import SILENT, Progress
 from pastille.recipe import Recipe
 from pastille.references import one_line
@@ -74,6 +75,7 @@ def load_task(
     model = load_model(recipe, base, build)
     splits = load_splits(recipe.data, recipe.task, base=base, seed=recipe.seed, progress=progress)
     check_targets(splits, recipe.task)
+    check_stable(splits)
     inspection = inspect(splits, progress=progress)
     leakage = check_leaks(inspection.leaks, allow=allow_leakage)
     check_output(model, splits, recipe)
@@ -144,3 +146,35 @@ def check_output(model: nn.Module, splits: Splits, recipe: Recipe) -> None:
         raise TaskError(f"the model's output does not fit the task: {problem}")
     if not torch.isfinite(out).all():
         raise TaskError("the model answers NaN or infinity to the first training inputs; check its weights")
+    _check_cases_are_apart(model, splits)
+
+
+def _check_cases_are_apart(model: nn.Module, splits: Splits) -> None:
+    """An answer must not depend on which other inputs are in the batch."""
+    batch = example_batch(splits.train.inputs, min(4, splits.train.n))
+    with torch.inference_mode():
+        together = forward(model, batch)
+        alone = torch.cat(
+            [forward(model, {k: x[i : i + 1] for k, x in batch.items()}) for i in range(len(together))]
+        )
+    scale = float(together.abs().max()) + 1e-12
+    if alone.shape != together.shape or float((alone - together).abs().max()) > 1e-3 * scale:
+        raise TaskError(
+            "the model answers an input differently when others are in the batch (it mixes the batch axis, "
+            "or draws random numbers); its answers must depend on their own input alone"
+        )
+
+
+def check_stable(splits: Splits) -> None:
+    """See that an input is the same each time it is read: every paired test rests on it.
+
+    Raises:
+        DataError: The first input of a split differs when it is read twice.
+    """
+    for name, split in splits:
+        one, two = named(split.inputs[0]), named(split.inputs[0])
+        if any(not np.array_equal(one[key], two[key], equal_nan=True) for key in one):
+            raise DataError(
+                f"{name}[0] differs when it is read twice; inputs must not be random: put augmentation into "
+                "the training's augment"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,11 @@ def _read(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path) and not _begins_as_pickle(path):
+            raise WeightsError(
+                f"task.weights: {path.name} is not a file of weights; .safetensors and what torch.save "
+                "writes are read"
+            ) from None
         # Not torch's own message: it advises to load the file without protection.
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f" ({found[1]})" if found else ""
@@ -68,6 +74,11 @@ def _read(path: Path) -> Any:
             f"task.weights: {path.name} cannot be read, it may be cut off or of another kind "
             f"({one_line(error, 120)}); .safetensors and what torch.save writes are read"
         ) from None
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _unwrap(loaded: Any) -> Mapping[Any, Any]:
