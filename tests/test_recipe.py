@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pastille.errors import RecipeError
-from pastille.recipe import Recipe, parse_recipe, read_recipe, recipe_hash
+from pastille.recipe import Recipe, check_files, parse_recipe, read_recipe, recipe_hash
 
 BASE: dict[str, Any] = {
     "name": "r",
@@ -206,3 +206,23 @@ class TestFile:
     def test_a_folder_is_no_recipe(self, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="cannot read the recipe"):
             read_recipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task__model": "lost.py:f"}, "task.model: there is no file"),
+        ({"task__weights": "lost.pt"}, "task.weights: there is no file"),
+        ({"data": {"source": "lost.py:s"}}, "data.source: there is no file"),
+        ({"data": {"reader": "npz", "path": "."}}, "is not a file"),
+        ({"data": {"reader": "image_folder", "path": "m.py", "size": 8}}, "is not a folder"),
+    ],
+)
+def test_files_are_looked_for_before_anything_slow(tmp_path: Path, changes: Any, said: str) -> None:
+    for name in ("m.py", "d.py"):
+        (tmp_path / name).write_text("")
+    check_files(parse_recipe(BASE), tmp_path)
+    check_files(parse_recipe(asked(task__model="torchvision:resnet18")), tmp_path)
+    with pytest.raises(RecipeError, match=r".*") as error:
+        check_files(parse_recipe(asked(**changes)), tmp_path)
+    assert said in str(error.value)

@@ -79,10 +79,11 @@ def run(
     """Carry out a recipe: baseline, plan, gates, bundle and report."""
     from pastille import policy
     from pastille.cli.shown import result_json, show_result
-    from pastille.recipe import read_recipe
+    from pastille.recipe import check_files, read_recipe
 
     asked = read_recipe(recipe, overrides or ())
     policy.check(asked)  # before torch is imported: a refusal should not take seconds
+    check_files(asked, recipe.parent)
     from pastille.runner import run as carry_out
 
     with strangers_aside():

@@ -4,7 +4,7 @@ Sizes are in bytes, times in milliseconds, shares in [0, 1] once read; in the fi
 unit (``1 %``, ``25 MB``, ``50 ms``). Paths are relative to the recipe.
 """
 
-from pastille.recipe.read import parse_recipe, read_recipe, recipe_hash
+from pastille.recipe.read import check_files, parse_recipe, read_recipe, recipe_hash
 from pastille.recipe.sections import (
     STEPS,
     Banded,
@@ -64,6 +64,7 @@ __all__ = [
     "TaskKind",
     "TaskSection",
     "Train",
+    "check_files",
     "parse_recipe",
     "read_recipe",
     "recipe_hash",

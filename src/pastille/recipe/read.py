@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pastille.errors import RecipeError
-from pastille.recipe.sections import STEPS, Recipe
+from pastille.recipe.sections import STEPS, Recipe, SourceData
 
 MAX_RECIPE_BYTES = 1 << 20
 
@@ -98,6 +98,38 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         return parse_recipe(_override(asked, overrides))
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}", key=error.key) from None
+
+
+def check_files(recipe: Recipe, base: Path) -> None:
+    """See that the files which a recipe names are there, before anything slow is imported.
+
+    Args:
+        recipe: What was asked.
+        base: Its folder.
+
+    Raises:
+        RecipeError: One is missing, or is a folder where a file is needed; its key is named.
+    """
+    for key, path, wants_folder in _named_files(recipe):
+        place = base / path
+        if not (place.is_dir() if wants_folder else place.is_file()):
+            wanted = "folder" if wants_folder else "file"
+            there = f"{place} is not a {wanted}" if place.exists() else f"there is no {wanted} {place}"
+            raise RecipeError(f"{key}: {there}; paths are relative to the recipe", key=key)
+
+
+def _named_files(recipe: Recipe) -> Iterator[tuple[str, Path, bool]]:
+    model, _, _ = recipe.task.model.rpartition(":")
+    if model.endswith(".py"):
+        yield "task.model", Path(model), False
+    if recipe.task.weights is not None:
+        yield "task.weights", recipe.task.weights, False
+    if isinstance(recipe.data, SourceData):
+        source, _, _ = recipe.data.source.rpartition(":")
+        if source.endswith(".py"):
+            yield "data.source", Path(source), False
+    else:
+        yield "data.path", recipe.data.path, recipe.data.reader == "image_folder"
 
 
 def _override(asked: object, overrides: Sequence[str]) -> object:
