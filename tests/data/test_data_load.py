@@ -56,7 +56,7 @@ def test_a_callable_is_given_its_arguments(tmp_path: Path) -> None:
     [
         (
             "nothing",
-            "data.source: data.py:nothing returned a NoneType; it must return pastille.data.split.Splits(",
+            "data.source: data.py:nothing returned a NoneType; it must return pastille.Splits(",
         ),
         ("tuples", "data.source: data.py:tuples returned a tuple; it must return"),
         ("broken", "data.source: data.py:broken failed with RuntimeError: no disk at all; it must return"),
