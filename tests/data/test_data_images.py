@@ -244,7 +244,8 @@ def test_an_image_is_not_read_before_it_is_asked_for(tmp_path: Path) -> None:
 def test_symlinks_are_followed(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.png"])
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
-    decode_image(tmp_path / "link.png", RGB_8, None)
+    followed = decode_image(tmp_path / "link.png", RGB_8, None)
+    assert np.array_equal(followed, decode_image(tmp_path / "a.png", RGB_8, None))
 
 
 def test_the_limit_holds_for_what_pillow_would_accept(monkeypatch: pytest.MonkeyPatch) -> None:

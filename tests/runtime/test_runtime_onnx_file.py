@@ -212,7 +212,7 @@ def parsed(data: bytes) -> onnx.ModelProto | None:
 def test_random_bytes_never_do_more_than_be_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(data)
-    accepted(path)
+    assert accepted(path) in (True, False)  # and nothing else is raised
 
 
 @given(

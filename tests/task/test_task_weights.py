@@ -128,7 +128,9 @@ def test_infinity_in_a_mask_is_no_fault() -> None:
     """Attention masks are buffers of minus infinity."""
     model = nn.Linear(2, 2)
     model.register_buffer("mask", torch.full((2, 2), -torch.inf))
-    load_weights_(model, model.state_dict(), source="best.pt")
+    weights = {**model.state_dict(), "bias": torch.tensor([3.0, 4.0])}
+    load_weights_(model, weights, source="best.pt")
+    assert model.bias.tolist() == [3.0, 4.0]
 
 
 class Evil:
