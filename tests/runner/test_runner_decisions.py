@@ -87,9 +87,10 @@ def test_what_is_kept(status: Status, provisional: bool, kept: bool) -> None:
 def test_what_the_next_stage_starts_from() -> None:
     new: Any = SimpleNamespace(name="new")
     old: Any = SimpleNamespace(name="old")
-    assert outcome_of((new, True), old, provisional=False) == (new, new)
-    assert outcome_of((new, True), old, provisional=True) == (new, old)
-    assert outcome_of((new, False), old, provisional=False) == (old, old)
+    assert outcome_of(new, Status.APPROVED, stays=True, kept=old) == (new, new)
+    assert outcome_of(new, Status.INCONCLUSIVE, stays=True, kept=old) == (new, new)
+    assert outcome_of(new, Status.REJECTED, stays=True, kept=old) == (new, old)  # a finetune follows
+    assert outcome_of(new, Status.REJECTED, stays=False, kept=old) == (old, old)
 
 
 class TestSelect:

@@ -112,8 +112,8 @@ def _carry_out(recipe: Recipe, base: Path, task: Task, journal: Journal, progres
     check_reachable(recipe, baseline)
     kept = current = baseline
     for index, step in enumerate(recipe.plan, start=1):
-        outcome = _stage(index, step, current, baseline, task, base, journal, progress)
-        current, kept = outcome_of(outcome, kept, provisional=is_provisional(recipe.plan, index))
+        candidate, status, stays = _stage(index, step, current, baseline, task, base, journal, progress)
+        current, kept = outcome_of(candidate, status, stays=stays, kept=kept)
     final = judge_on_test(kept, baseline, task, journal, progress)
     seal(kept, baseline, final, task, journal, progress)
     write_report(journal.record, journal.directory / "report.html")
@@ -135,13 +135,19 @@ def is_provisional(plan: list[PlanStep], index: int) -> bool:
 
 
 def outcome_of(
-    outcome: tuple[Candidate, bool], kept: Candidate, *, provisional: bool
+    candidate: Candidate, status: Status, *, stays: bool, kept: Candidate
 ) -> tuple[Candidate, Candidate]:
-    """What the next stage starts from, and what is shipped if no further stage is kept."""
-    candidate, passed = outcome
-    if not passed:
+    """What the next stage starts from, and what is shipped if no further stage is kept.
+
+    Args:
+        candidate: The stage's result.
+        status: Of its gate.
+        stays: Whether the run goes on from it; a rejected prune does, if a finetune follows.
+        kept: The last model that was not rejected.
+    """
+    if not stays:
         return kept, kept
-    return candidate, kept if provisional else candidate
+    return candidate, kept if status is Status.REJECTED else candidate
 
 
 def _baseline(task: Task, journal: Journal, progress: Progress) -> Candidate:
@@ -176,14 +182,14 @@ def _stage(
     base: Path,
     journal: Journal,
     progress: Progress,
-) -> tuple[Candidate, bool]:
+) -> tuple[Candidate, Status, bool]:
     """Apply, export, check parity, profile, judge; or take up what an earlier process finished."""
     done = next((e for e in journal.record.all(StageFinished) if e.index == index), None)
     if done is not None:
         if not done.kept:
-            return before, False
+            return before, done.verdict.status, False
         module = before.artifact.module if done.profile.precision == "int8" else None
-        return reopened(done.profile, task, journal, module=module), True
+        return reopened(done.profile, task, journal, module=module), done.verdict.status, True
     started = time.monotonic()
     stage = stage_for(step, base)
     folder = journal.fresh_folder(f"stages/{index:02d}-{stage.name}")
@@ -220,7 +226,7 @@ def _stage(
     )
     progress.note(f"{stage.name}: {said.reason}")
     progress.note(f"{stage.name}: {consequence}")
-    return candidate, kept
+    return candidate, said.status, kept
 
 
 def judge(candidate: Candidate, baseline: Candidate, task: Task) -> Verdict:
