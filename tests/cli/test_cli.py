@@ -131,6 +131,17 @@ def test_progress_goes_to_stderr_and_leaves_no_colour_in_a_file(tmp_path: Path) 
     assert done.stderr == "a [b] c\n"
 
 
+def test_work_goes_on_when_nobody_reads_its_progress() -> None:
+    code = (
+        "import os, sys\nfrom pastille.cli.console import Live\nlive = Live()\n"
+        "read, write = os.pipe()\nos.close(read)\nos.dup2(write, 2)\n"
+        "for i in live.track(range(3), what='working'): live.note('x' * 9000)\n"
+        "print('done')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n"
+
+
 def test_without_a_terminal_long_work_says_where_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,8 +69,12 @@ class Live:
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
-        with contextlib.suppress(BrokenPipeError):  # nobody reads any more; the work goes on
+        if self._console.is_terminal:
             self._console.print(text, markup=False)
+            return
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more; the work goes on
+            self._console.file.write(text + "\n")
+            self._console.file.flush()
 
     def _in_lines(self, items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
         """A log instead of bars: at most one line every `_LINE_SECONDS`."""
