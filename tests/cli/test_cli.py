@@ -163,3 +163,13 @@ def test_an_unexpected_failure_is_one_line_too(monkeypatch: pytest.MonkeyPatch) 
     assert result.exit_code == ExitCode.FAILURE
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: unexpected: RuntimeError: a b: this is a fault of Pastille")
+
+
+def test_what_an_edge_installation_leaves_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("pastille.cli.doctor.examine", fail)
+    result = pastille("doctor")
+    assert result.exit_code == ExitCode.USAGE
+    assert "needs torch, which an edge installation leaves out; run: pip install" in result.stderr
