@@ -11,12 +11,13 @@ import numpy as np
 from pastille.stats.bootstrap import bca_of_sums, resample_sums
 from pastille.stats.clusters import effective_cases, has_repeats
 from pastille.stats.decisions import decide, predict
+from pastille.stats.forms import Share
 from pastille.stats.metrics import error_columns, total_squares
 from pastille.stats.power import cases_by_width, cases_needed
 from pastille.stats.proportions import tango, wilson
 from pastille.stats.quantiles import CONFIDENCE as LATENCY_CONFIDENCE
 from pastille.stats.quantiles import samples_needed
-from pastille.stats.shares import Share, class_shares, subject_method
+from pastille.stats.shares import class_shares, subject_method
 from pastille.values import Cases, Check, Interval, Latency, Quantile, SplitName, Status, Verdict
 
 # Below this, a bootstrap's interval is far too narrow to approve anything.

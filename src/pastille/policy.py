@@ -112,6 +112,20 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("; ".join(text for _, text in problems), key=problems[0][0])
 
 
+def check_run(recipe: Recipe) -> None:
+    """Refuse a recipe that judges, but says neither what to compress nor how.
+
+    Raises:
+        RecipeError: ``task.model`` or ``plan`` is missing.
+    """
+    if not recipe.task.model:
+        raise RecipeError("task.model is missing: a run needs the model to compress", key="task.model")
+    if not recipe.plan:
+        raise RecipeError(
+            "plan is missing: a run needs at least one stage, e.g. plan: [{quantize: {}}]", key="plan"
+        )
+
+
 def _judgeable(recipe: Recipe) -> tuple[str, ...]:
     if recipe.task.kind == "regression":
         return _REGRESSION

@@ -82,6 +82,7 @@ def run(
     from pastille.recipe import check_files, read_recipe
 
     asked = read_recipe(recipe, overrides or ())
+    policy.check_run(asked)
     policy.check(asked)  # before torch is imported: a refusal should not take seconds
     check_files(asked, recipe.parent)
     from pastille.runner import run as carry_out

@@ -30,7 +30,8 @@ def cases(split: Split, name: SplitName, task: TaskSection) -> Cases:
         targets=split.targets.astype(np.float64 if task.kind == "regression" else np.int64),
         labels=tuple(task.labels),
         positive=task.positive_classes,
-        threshold=task.threshold,
+        threshold=task.fixed_threshold,
         groups={attribute: column.astype(str) for attribute, column in split.groups.items()},
         subjects=split.subjects,
+        strata=None if split.strata is None else split.strata.astype(str),
     )

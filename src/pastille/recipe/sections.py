@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pastille.recipe.quantities import Bytes, Milliseconds, Share
 
 Risk = Literal["critical", "high", "medium", "low"]
-TaskKind = Literal["binary", "multiclass", "regression"]
+TaskKind = Literal["binary", "multiclass", "multilabel", "regression", "segmentation", "custom"]
 Criterion = Literal["l1", "l2"]
 Calibrator = Literal["minmax", "percentile"]
 
@@ -22,13 +22,44 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
+class ThresholdGoal(Section):
+    """What the threshold is chosen for, on validation: exactly one of these."""
+
+    sensitivity: Annotated[Share, Field(gt=0, lt=1)] | None = Field(
+        None, description="the highest threshold that reaches this sensitivity"
+    )
+    specificity: Annotated[Share, Field(gt=0, lt=1)] | None = Field(
+        None, description="the lowest threshold that reaches this specificity"
+    )
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> ThresholdGoal:
+        if (self.sensitivity is None) == (self.specificity is None):
+            raise ValueError("must name exactly one of sensitivity and specificity")
+        return self
+
+
+def _threshold_tag(value: Any) -> str:
+    return "goal" if isinstance(value, dict | ThresholdGoal) else "rule" if value == "youden" else "share"
+
+
+Threshold = Annotated[
+    Annotated[Share, Tag("share")]
+    | Annotated[Literal["youden"], Tag("rule")]
+    | Annotated[ThresholdGoal, Tag("goal")],
+    Discriminator(_threshold_tag),
+]
+_LEAST_LABELS = {"binary": 2, "multiclass": 2, "segmentation": 2, "multilabel": 1}
+
+
 class TaskSection(Section):
     """The trained model, and what its answers mean."""
 
     kind: TaskKind
     model: str = Field(
-        description="FILE.py:CALLABLE | package.module:CALLABLE | torchvision:NAME | timm:NAME | hf:DIR",
-        min_length=1,
+        "",
+        description="FILE.py:CALLABLE | package.module:CALLABLE | torchvision:NAME | timm:NAME | hf:DIR; "
+        "needed by every command that runs or profiles it",
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of the model's callable"
@@ -36,24 +67,46 @@ class TaskSection(Section):
     weights: Path | None = Field(
         None, description=".safetensors, or .pt/.pth/.bin loaded with weights_only=True"
     )
-    labels: list[str] = Field(default_factory=list, description="class names, in the order of the outputs")
+    outputs: Literal["logits", "probabilities"] = Field(
+        "logits", description="what the model answers with; probabilities if a softmax or sigmoid ends it"
+    )
+    labels: list[str] = Field(
+        default_factory=list,
+        description="class names, in the order of the outputs; of a segmentation, the background first",
+    )
     positive: list[str] = Field(default_factory=list, description="labels that must not be missed")
-    threshold: Share = Field(0.5, description="binary: probability from which a case is called positive")
+    threshold: Threshold = Field(
+        0.5,
+        description="binary and multilabel: probability from which a case is called positive; binary: or a "
+        "goal that it is chosen for on validation, 'youden', {sensitivity: 95 %} or {specificity: 90 %}",
+    )
+    metric: str | None = Field(
+        None,
+        description="FILE.py:CALLABLE taking (outputs, targets): a metric of your own; custom tasks need one",
+    )
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> TaskSection:
-        least = {"binary": 2, "multiclass": 2, "regression": 0}[self.kind]
+        least = _LEAST_LABELS.get(self.kind, 0)
         if len(self.labels) < least or (self.kind == "binary" and len(self.labels) != 2):
             raise ValueError(f"labels must name every class of a {self.kind} task, got {self.labels}")
-        if self.kind == "regression" and (self.labels or self.positive):
-            raise ValueError("labels and positive must be left out of a regression task")
+        if not least and (self.labels or self.positive):
+            raise ValueError(f"labels and positive must be left out of a {self.kind} task")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels must differ from each other, got {self.labels}")
         unknown = [name for name in self.positive if name not in self.labels]
         if unknown:
             raise ValueError(f"positive must be among the labels {self.labels}, got {unknown}")
-        if self.labels and len(self.positive) == len(self.labels):
+        if self.labels and len(self.positive) == len(self.labels) and self.kind != "multilabel":
             raise ValueError("positive must leave at least one label out")
+        return self
+
+    @model_validator(mode="after")
+    def _threshold_and_metric_fit_kind(self) -> TaskSection:
+        if self.kind != "binary" and not isinstance(self.threshold, float):
+            raise ValueError(f"threshold must be a number for a {self.kind} task; only a binary one chooses")
+        if self.kind == "custom" and self.metric is None:
+            raise ValueError("metric must name a callable for a custom task: nothing else can judge it")
         return self
 
     @property
@@ -61,6 +114,11 @@ class TaskSection(Section):
         """Indices of the labels that must not be missed; a binary task means its second label."""
         names = self.positive or (self.labels[1:] if self.kind == "binary" else [])
         return tuple(self.labels.index(name) for name in names)
+
+    @property
+    def fixed_threshold(self) -> float:
+        """The threshold, or 0.5 until one is chosen on validation."""
+        return self.threshold if isinstance(self.threshold, float) else 0.5
 
 
 class Fractions(Section):
@@ -234,6 +292,12 @@ class Quantize(Section):
     )
 
 
+class Calibrate(Section):
+    """Make the probabilities mean what they say, without changing a multiclass decision."""
+
+    method: Literal["temperature"] = "temperature"
+
+
 class PruneStep(Section):
     """Plan entry."""
 
@@ -252,16 +316,23 @@ class QuantizeStep(Section):
     quantize: Quantize
 
 
+class CalibrateStep(Section):
+    """Plan entry."""
+
+    calibrate: Calibrate
+
+
 def _step_tag(value: Any) -> str | None:
     keys = list(value) if isinstance(value, dict) else list(getattr(type(value), "model_fields", ()))
     return keys[0] if len(keys) == 1 and keys[0] in STEPS else None
 
 
-STEPS = ("prune", "finetune", "quantize")
+STEPS = ("prune", "finetune", "quantize", "calibrate")
 PlanStep = Annotated[
     Annotated[PruneStep, Tag("prune")]
     | Annotated[FinetuneStep, Tag("finetune")]
-    | Annotated[QuantizeStep, Tag("quantize")],
+    | Annotated[QuantizeStep, Tag("quantize")]
+    | Annotated[CalibrateStep, Tag("calibrate")],
     Discriminator(
         _step_tag,
         custom_error_type="plan_step",
@@ -286,6 +357,53 @@ class MaxLatency(Section):
                 yield int(name[1:]) / 100, limit
 
 
+class FairnessLimits(Section):
+    """What no patient group may lose, and how far groups may drift apart."""
+
+    by: list[str] = Field(min_length=1, description="attributes of data.groups")
+    max_drop: dict[str, Share] = Field(
+        default_factory=dict, description="metric -> largest drop of any group; as overall, if left out"
+    )
+    max_gap_increase: Share = Field(
+        0.02, description="by how much the equalized odds difference (else the accuracy gap) may grow"
+    )
+    min_group: int = Field(30, ge=2, description="groups with fewer cases are inconclusive, never passed")
+    intersections: bool = Field(True, description="also groups of two attributes, e.g. women over 65")
+    undecided: Literal["inconclusive", "report"] = Field(
+        "inconclusive",
+        description="whether a group that the cases cannot decide keeps the verdict open, or is only "
+        "reported; the latter at risk tiers medium and low",
+    )
+
+
+class CalibrationLimits(Section):
+    """How much less the probabilities may mean what they say."""
+
+    max_ece_increase: Share = 0.02
+    max_brier_increase: Share | None = None
+
+
+class StressLimits(Section):
+    """The same comparison under perturbed inputs."""
+
+    max_extra_drop: Share = Field(
+        0.02, description="how much faster than the baseline the candidate may degrade, absolute"
+    )
+    perturbations: list[str] | Literal["auto"] = Field(
+        "auto",
+        description="names, FILE.py:CALLABLE taking (input, severity, generator), or auto: what fits",
+    )
+    severities: list[Annotated[int, Field(ge=1, le=5)]] = Field([1, 3], min_length=1)
+    cases: int = Field(500, ge=20, description="of validation, taken at random")
+
+
+class Override(Section):
+    """Who takes it upon themselves to be looser than the risk tier, and why; printed in every document."""
+
+    by: str = Field(min_length=2, max_length=200)
+    reason: str = Field(min_length=10, max_length=1000)
+
+
 class Requirements(Section):
     """The bar: what may be lost, and what must be reached."""
 
@@ -293,9 +411,16 @@ class Requirements(Section):
     max_drop: dict[str, Share] = Field(
         default_factory=dict, description="metric -> largest absolute drop; the tier sets the rest"
     )
+    max_class_drop: dict[str, Share] = Field(
+        default_factory=dict, description="metric -> largest absolute drop of any one class"
+    )
+    fairness: FairnessLimits | None = None
+    calibration: CalibrationLimits | None = None
+    stress: StressLimits | None = None
     max_size: Bytes | None = None
     max_latency: MaxLatency = Field(default_factory=MaxLatency)
     confidence: Annotated[Share, Field(ge=0.5, lt=1)] = 0.95
+    override: Override | None = None
 
 
 class Measure(Section):
@@ -327,22 +452,27 @@ class Recipe(Section):
         description="what the bundle's golden cases are: real inputs, or made-up ones of the same range "
         "where real inputs may not leave the building",
     )
-    plan: list[PlanStep] = Field(min_length=1)
+    plan: list[PlanStep] = Field(
+        default_factory=list, description="stages in their order; a run needs at least one"
+    )
     seed: int = Field(0, ge=0)
     output: Path = Path("runs")
 
     @model_validator(mode="after")
     def _quantization_is_last(self) -> Recipe:
         names = [step_name(step) for step in self.plan]
-        if "quantize" in names[:-1]:
-            after = names[names.index("quantize") + 1]
+        late = names[names.index("quantize") + 1 :] if "quantize" in names else []
+        after = next((name for name in late if name != "calibrate"), None)
+        if after is not None:
             raise ValueError(
                 f"plan must quantize last, but {after!r} comes after it: {after} changes the weights, "
                 "which would void the ranges that quantization measured; move quantize to the end"
             )
+        if "calibrate" in names[:-1]:
+            raise ValueError("plan must calibrate once and last: whatever follows would undo it")
         return self
 
 
-def step_name(step: PruneStep | FinetuneStep | QuantizeStep) -> str:
+def step_name(step: PlanStep) -> str:
     """The stage that a plan entry asks for, e.g. ``"prune"``."""
     return next(iter(type(step).model_fields))

@@ -181,7 +181,7 @@ def seal(
         kind=section.kind,
         labels=tuple(section.labels),
         positive=tuple(section.labels[i] for i in section.positive_classes),
-        threshold=section.threshold,
+        threshold=task.cases["test"].threshold,
         inputs=task.inputs,
         output=TensorSpec(name=OUTPUT, shape=tuple(kept.outputs.shape[1:]), dtype="float32"),
         preprocessing=task.splits.preprocessing,
@@ -232,9 +232,10 @@ def _typical(outputs: Sequence[np.ndarray], task: Task) -> np.ndarray:
     """Rows that every variant decides alike, away from the border between two classes."""
     section = task.recipe.task
     positive = section.positive_classes[0] if section.kind == "binary" else 1
+    threshold = task.cases["validation"].threshold
     for considered in (outputs, outputs[-1:]):  # if the variants agree on no case, the baseline alone
         with contextlib.suppress(ValueError):
-            return choose_cases(considered, kind=section.kind, threshold=section.threshold, positive=positive)
+            return choose_cases(considered, kind=section.kind, threshold=threshold, positive=positive)
     raise StageError("the baseline decides no case, so there is none to ship as golden")
 
 

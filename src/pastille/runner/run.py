@@ -86,6 +86,7 @@ def run(
         UsageError: The recipe, the data or the model cannot be used; in one line.
         OutputError: Something cannot be written; what was written stays.
     """
+    policy.check_run(recipe)
     policy.check(recipe)
     with reproducible(recipe.seed):
         task = load_task(recipe, base, allow_leakage=allow_leakage, progress=progress)

@@ -16,7 +16,16 @@ from pastille.progress import Progress
 from pastille.pruning import prune
 from pastille.pruning.structured import NothingToRemove, layer_widths
 from pastille.quantization import quantize_static
-from pastille.recipe import FinetuneStep, Prune, PruneStep, Quantize, QuantizeStep, Train
+from pastille.recipe import (
+    CalibrateStep,
+    FinetuneStep,
+    PlanStep,
+    Prune,
+    PruneStep,
+    Quantize,
+    QuantizeStep,
+    Train,
+)
 from pastille.record import Curve, StageDetails, WidthChange
 from pastille.references import load_callable
 from pastille.runtime import optimized_operators
@@ -31,7 +40,7 @@ if TYPE_CHECKING:
 _CALIBRATION_BATCH = 32
 
 
-def stage_for(step: PruneStep | FinetuneStep | QuantizeStep, base: Path) -> Stage:
+def stage_for(step: PlanStep, base: Path) -> Stage:
     """The stage that an entry of the plan asks for.
 
     Args:
@@ -45,6 +54,8 @@ def stage_for(step: PruneStep | FinetuneStep | QuantizeStep, base: Path) -> Stag
             return FinetuneStage(settings=settings, base=base)
         case QuantizeStep(quantize=settings):
             return QuantizeStage(settings=settings)
+        case CalibrateStep():
+            raise PreconditionError("calibrate is not in this version; leave it out of the plan")
 
 
 @final

@@ -11,7 +11,8 @@ from pastille.stats.auroc import auroc
 from pastille.stats.bootstrap import bca_of_sums, resample_sums
 from pastille.stats.clusters import has_repeats
 from pastille.stats.decisions import decide, log_odds, predict
-from pastille.stats.shares import Share, class_shares, estimate_shares, recall_shares
+from pastille.stats.forms import Share
+from pastille.stats.shares import class_shares, estimate_shares, recall_shares
 from pastille.values import Cases, Confusion, Estimate, Interval, Kind, Metrics
 
 

@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from pastille.stats.clusters import effective_cases, has_repeats
+from pastille.stats.forms import Share
 from pastille.stats.proportions import wilson
 from pastille.values import Cases, Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """A question with a yes or no for some of the cases; ``hits`` are among ``among``."""
-
-    hits: np.ndarray  # (N,) bool
-    among: np.ndarray  # (N,) bool
-
-    @property
-    def n(self) -> int:
-        """Cases that the question is put to."""
-        return int(np.count_nonzero(self.among))
-
-    @property
-    def successes(self) -> int:
-        """Cases with the answer yes."""
-        return int(np.count_nonzero(self.hits))
-
-    @property
-    def value(self) -> float:
-        """Share of hits; needs ``n > 0``."""
-        return self.successes / self.n
-
-    def within(self, rows: np.ndarray) -> Share:
-        """The same question, put to fewer cases."""
-        return Share(hits=self.hits & rows, among=self.among & rows)
 
 
 def class_shares(decided: np.ndarray, cases: Cases) -> dict[str, Share]:

@@ -1,0 +1,135 @@
+"""What was measured of one model: figures that carry the conditions they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pastille.values.cases import SplitName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A two-sided confidence interval, in the units of what it bounds."""
+
+    low: float
+    high: float
+    confidence: float  # in (0, 1), e.g. 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One metric on one split, with its interval and how that was found."""
+
+    value: float
+    interval: Interval | None  # None: the split cannot tell (one class absent, one case)
+    n: int  # cases it rests on
+    method: str  # e.g. "Wilson", "DeLong", "BCa bootstrap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a time or a memory figure depends on; no figure exists without them."""
+
+    device: str  # e.g. "AMD EPYC 9V74"
+    isa: str  # widest int8 path of the CPU, e.g. "avx512-vnni", "avx2", "neon-dotprod"
+    cores: int  # that this process may use (affinity and cgroup quota)
+    threads: int  # that the runtime was told to use
+    runtime: str  # e.g. "onnxruntime"
+    runtime_version: str
+    os: str  # e.g. "Linux 6.1 x86_64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantile:
+    """One percentile of a latency.
+
+    ``upper_ms`` is the order statistic below which the true percentile lies with 99 % confidence
+    (MLPerf LoadGen's early stopping); None where the samples are too few to give one.
+    """
+
+    q: float  # e.g. 0.95
+    value_ms: float
+    upper_ms: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Wall-clock time of one call with ``batch`` inputs, after warm-up."""
+
+    batch: int
+    samples: int
+    warmup: int
+    mean_ms: float
+    quantiles: tuple[Quantile, ...]  # p99 is absent below 459 samples
+    throughput_per_s: float  # inputs, not calls, per second
+    conditions: Conditions
+
+    def ms(self, q: float) -> float | None:
+        """The percentile ``q`` in milliseconds, or None where it was not measured."""
+        return next((x.value_ms for x in self.quantiles if x.q == q), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """How many times faster than the baseline, measured in alternation on the same machine."""
+
+    ratio: float  # median over pairs of baseline time / candidate time; above 1 is faster
+    interval: Interval
+    pairs: int
+    batch: int
+    conditions: Conditions
+    baseline_ms: float | None = None  # median over pairs, of the same calls that the ratio is from
+    candidate_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """A fresh process that imports the runtime, loads the file and answers once."""
+
+    peak_bytes: int  # peak resident memory of that process
+    runtime_bytes: int  # the same for a process that only imports the runtime
+    cold_start_ms: float  # load and first answer, imports apart
+    import_ms: float  # importing the runtime
+    conditions: Conditions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """Counts of (true label, decision)."""
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]  # counts[true][decided]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What one model answers on one split."""
+
+    split: SplitName
+    n: int
+    overall: Mapping[str, Estimate]  # e.g. accuracy, sensitivity, specificity, auroc | r2, rmse, mae
+    per_class: Mapping[str, Estimate] = field(default_factory=dict)  # recall of each label
+    groups: Mapping[str, Mapping[str, Mapping[str, Estimate]]] = field(
+        default_factory=dict
+    )  # attribute -> group -> metric
+    confusion: Confusion | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What was measured of one exported model."""
+
+    name: str  # "baseline", or the stage's name
+    file: str  # relative to the run directory
+    sha256: str
+    size_bytes: int
+    precision: Literal["fp32", "int8"]
+    parameters: int
+    macs: int  # multiply-accumulates of one input
+    metrics: Metrics
+    latency: tuple[Latency, ...]  # one per batch size
+    speedup: Speedup | None  # None for the baseline itself
+    footprint: Footprint | None
+    preprocessing: Latency | None  # reading and preparing one input, the model apart
