@@ -88,42 +88,46 @@ def test_a_limit_equal_to_the_tier_is_accepted_and_a_looser_one_is_not(risk: str
             "plain",
             "high",
             {"accuracy": "3 %"},
-            "requirements.max_drop.accuracy must be at most 1 % at risk tier 'high', got 3 %; tighten it, or "
-            "set requirements.risk to 'low' if its use permits that",
+            "requirements.max_drop.accuracy must be at most 1 % at risk tier 'high', got 3 %; tighten it, "
+            "set requirements.risk to 'low' if its use permits that, or say who permits it and why: "
+            "requirements.override: {by, reason}",
         ),
         (
             "regression",
             "high",
             {"r2": "10 %"},
-            "requirements.max_drop.r2 must be at most 1 % at risk tier 'high', got 10 %; tighten it: no risk "
-            "tier permits as much",
+            "requirements.max_drop.r2 must be at most 1 % at risk tier 'high', got 10 %; tighten it, or say "
+            "who permits it and why: requirements.override: {by, reason}",
         ),
         (
             "binary",
             "low",
             {"sensitvity": "1 %"},
             "requirements.max_drop.sensitvity is not a metric that can be judged; did you mean "
-            "'sensitivity'? allowed: accuracy, sensitivity, specificity",
+            "'sensitivity'? allowed: accuracy, sensitivity, specificity, balanced_accuracy, precision, f1, "
+            "auroc, average_precision",
         ),
         (
             "plain",
             "low",
             {"sensitivity": "1 %"},
             "requirements.max_drop.sensitivity needs task.positive, the labels that must not be missed; give "
-            "them, or leave it out (allowed: accuracy)",
+            "them, or leave it out (allowed: accuracy, balanced_accuracy, precision, f1, auroc, "
+            "average_precision)",
         ),
         (
             "regression",
             "low",
             {"accuracy": "1 %"},
-            "requirements.max_drop.accuracy does not fit a regression task; leave it out (allowed: r2)",
+            "requirements.max_drop.accuracy does not fit a regression task; leave it out (allowed: r2, rmse, "
+            "mae, bias)",
         ),
         (
             "binary",
             "low",
             {"r2": "1 %"},
             "requirements.max_drop.r2 does not fit a binary task; leave it out (allowed: accuracy, "
-            "sensitivity, specificity)",
+            "sensitivity, specificity, balanced_accuracy, precision, f1, auroc, average_precision)",
         ),
     ],
 )
@@ -132,6 +136,84 @@ def test_limits_that_are_refused(task: str, risk: str, max_drop: dict[str, Any],
         policy.check(_recipe(task, risk, max_drop))
     assert str(caught.value) == message
     assert caught.value.key == f"requirements.max_drop.{next(iter(max_drop))}"
+
+
+OVERRIDE = {"by": "Dr. Ada Kern", "reason": "bench study, no patient is treated by it"}
+
+
+def _asked(risk: str, **requirements: Any) -> Recipe:
+    recipe = _recipe("binary", risk).model_dump(mode="json")
+    return parse_recipe({**recipe, "requirements": {"risk": risk, **requirements}})
+
+
+def test_an_override_permits_what_the_tier_does_not_and_is_put_into_words() -> None:
+    drops = {"accuracy": "3 %", "sensitivity": "0.5 %"}
+    with pytest.raises(RecipeError, match="at most 1 %"):
+        policy.check(_asked("high", max_drop=drops))
+    recipe = _asked("high", max_drop=drops, max_class_drop={"recall": "4 %"}, override=OVERRIDE)
+    policy.check(recipe)
+    assert policy.override_note(recipe) == (
+        "Override by Dr. Ada Kern of risk tier 'high' (1 %): max_drop.accuracy 3 %, "
+        "max_class_drop.recall 4 %. Reason given: bench study, no patient is treated by it"
+    )
+    assert policy.override_note(_asked("high", max_drop={"accuracy": "1 %"})) is None
+
+
+def test_an_override_does_not_permit_a_technique() -> None:
+    recipe = _asked("critical", override=OVERRIDE)
+    plan = [{"quantize": {"method": "ptq"}}]
+    with pytest.raises(RecipeError, match="is never approved there"):
+        policy.check(parse_recipe({**recipe.model_dump(mode="json"), "plan": plan}))
+
+
+@pytest.mark.parametrize("given", [{"by": "Dr. Ada Kern"}, {"by": "x", "reason": "because it is fine"}, {}])
+def test_an_override_needs_a_name_and_a_reason(given: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match=r"requirements\.override"):
+        _asked("high", override=given)
+
+
+@pytest.mark.parametrize("risk", ["critical", "high", "medium", "low"])
+def test_groups_that_cannot_be_decided_keep_the_verdict_open_at_high_risk(risk: str) -> None:
+    recipe = _asked(risk, fairness={"by": ["sex"], "undecided": "report"})
+    if risk in ("medium", "low"):
+        policy.check(recipe)
+        return
+    with pytest.raises(RecipeError, match=r"fairness\.undecided must be 'inconclusive' at risk tier"):
+        policy.check(recipe)
+
+
+def test_groups_are_held_to_the_overall_limits_unless_said_otherwise() -> None:
+    fairness = {"by": ["sex"], "max_drop": {"sensitivity": "1 %", "specificity": "2 %"}}
+    found = policy.bar(_asked("medium", fairness=fairness)).fairness
+    assert found is not None
+    assert found.max_drop == {"accuracy": 0.02, "sensitivity": 0.01, "specificity": 0.02}
+    with pytest.raises(RecipeError, match=r"fairness\.max_drop\.sensitivity must be at most 2 %"):
+        policy.check(_asked("medium", fairness={"by": ["sex"], "max_drop": {"sensitivity": "3 %"}}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "expected"),
+    [
+        ("multilabel", {"labels": ["a", "b"], "positive": ["a"]}, {"balanced_accuracy", "sensitivity"}),
+        ("multilabel", {"labels": ["a", "b"]}, {"balanced_accuracy"}),
+        ("segmentation", {"labels": ["background", "tumour"]}, {"dice"}),
+        ("custom", {"metric": "m.py:error_rate"}, {"error_rate"}),
+        ("regression", {"metric": "m.py:error_rate"}, {"r2", "error_rate"}),
+    ],
+)
+def test_every_kind_has_metrics_that_are_always_judged(
+    kind: str, extra: dict[str, Any], expected: set[str]
+) -> None:
+    recipe = _recipe("plain", "low").model_dump(mode="json")
+    recipe = parse_recipe({**recipe, "task": {"kind": kind, "model": "m.py:f", **extra}})
+    policy.check(recipe)
+    assert set(policy.limits(recipe)) == expected
+
+
+def test_probabilities_and_groups_are_needed_for_their_limits() -> None:
+    recipe = _recipe("regression", "low").model_dump(mode="json")
+    with pytest.raises(RecipeError, match=r"requirements\.calibration does not fit a regression task"):
+        policy.check(parse_recipe({**recipe, "requirements": {"risk": "low", "calibration": {}}}))
 
 
 def test_post_training_quantization_is_never_approved_at_critical() -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pastille.errors import RecipeError
-from pastille.recipe import Prune, PruneStep, Quantize, QuantizeStep, Recipe, Risk
+from pastille.recipe import (
+    CalibrationLimits,
+    FairnessLimits,
+    Override,
+    Prune,
+    PruneStep,
+    Quantize,
+    QuantizeStep,
+    Recipe,
+    Risk,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +73,97 @@ TIERS = MappingProxyType(
     }
 )
 
-_CLASSIFICATION = ("accuracy", "sensitivity", "specificity")
-_REGRESSION = ("r2",)
+_SIGNED = "or say who permits it and why: requirements.override: {by, reason}"
+_SHARES = ("accuracy", "balanced_accuracy", "precision", "f1", "auroc", "average_precision")
+# Metrics that a limit can be set on; the first ones are judged even where none is set.
+_JUDGED: dict[str, tuple[str, ...]] = {
+    "binary": ("accuracy",),
+    "multiclass": ("accuracy",),
+    "multilabel": ("balanced_accuracy",),
+    "regression": ("r2",),
+    "segmentation": ("dice",),
+    "custom": (),
+}
+_MORE: dict[str, tuple[str, ...]] = {
+    "binary": _SHARES,
+    "multiclass": _SHARES,
+    "multilabel": (*_SHARES, "sensitivity", "specificity", "exact_match"),
+    "regression": ("rmse", "mae", "bias"),
+    "segmentation": ("iou", "pixel_accuracy"),
+    "custom": (),
+}
+_OF_A_CLASS: dict[str, tuple[str, ...]] = {
+    "multiclass": ("recall", "specificity", "precision", "f1", "auroc", "average_precision"),
+    "binary": ("recall",),
+    "multilabel": (*_SHARES, "sensitivity", "specificity"),
+    "segmentation": ("dice", "iou"),
+}
+_OF_A_GROUP: dict[str, tuple[str, ...]] = {
+    "binary": ("accuracy", "sensitivity", "specificity", "auroc"),
+    "multiclass": ("accuracy", "sensitivity", "specificity"),
+    "multilabel": ("sensitivity", "specificity", "accuracy"),
+    "regression": ("rmse", "bias"),
+    "segmentation": ("dice",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """Everything that answers are held against, tier and recipe put together.
+
+    Limits are absolute; those of RMSE, MAE and bias are shares of the targets' standard deviation.
+    """
+
+    max_drop: Mapping[str, float]
+    confidence: float
+    max_class_drop: Mapping[str, float] = field(default_factory=dict)
+    fairness: FairnessLimits | None = None  # its max_drop is complete
+    calibration: CalibrationLimits | None = None
+    override: Override | None = None
+
+
+def bar(recipe: Recipe) -> Bar:
+    """What a recipe holds a candidate against.
+
+    Args:
+        recipe: One that `check` accepts.
+
+    Example:
+        >>> from pastille.recipe import parse_recipe
+        >>> bar(parse_recipe({
+        ...     "name": "r", "data": {"source": "d.py:s"}, "plan": [{"quantize": {}}],
+        ...     "task": {"kind": "binary", "model": "m.py:f", "labels": ["healthy", "ill"]},
+        ...     "requirements": {"risk": "medium", "fairness": {"by": ["sex"]}}})).fairness.max_drop
+        {'accuracy': 0.02, 'sensitivity': 0.02}
+    """
+    asked = recipe.requirements
+    overall = limits(recipe)
+    return Bar(
+        max_drop=overall,
+        confidence=asked.confidence,
+        max_class_drop=asked.max_class_drop,
+        fairness=_fairness(recipe, overall),
+        calibration=asked.calibration,
+        override=asked.override,
+    )
+
+
+def _fairness(recipe: Recipe, overall: Mapping[str, float]) -> FairnessLimits | None:
+    """Groups are held to the limits that hold overall, where the recipe does not say otherwise."""
+    asked = recipe.requirements.fairness
+    if asked is None:
+        return None
+    of_groups = _OF_A_GROUP.get(recipe.task.kind, ())
+    inherited = {name: limit for name, limit in overall.items() if name in of_groups}
+    return asked.model_copy(update={"max_drop": inherited | asked.max_drop})
 
 
 def limits(recipe: Recipe) -> dict[str, float]:
     """The largest absolute drop of every metric that is judged.
 
-    What ``requirements.max_drop`` leaves out is filled in from the tier: accuracy for classification,
-    sensitivity where there are positive classes, R² for regression. Specificity is judged on request.
+    What ``requirements.max_drop`` leaves out is filled in from the tier: accuracy for classification
+    (balanced accuracy where a case has several labels), sensitivity where there are positive classes, R²,
+    Dice, or the metric of the user's own. The others are judged on request.
 
     Args:
         recipe: A recipe that `check` accepts.
@@ -88,8 +180,24 @@ def limits(recipe: Recipe) -> dict[str, float]:
         {'accuracy': 0.01, 'sensitivity': 0.02}
     """
     asked = recipe.requirements.max_drop
-    always = [name for name in _judgeable(recipe) if name != "specificity"]
-    return dict.fromkeys(always, TIERS[recipe.requirements.risk].max_drop) | asked
+    return dict.fromkeys(_always(recipe), TIERS[recipe.requirements.risk].max_drop) | asked
+
+
+def _always(recipe: Recipe) -> tuple[str, ...]:
+    task = recipe.task
+    sensitive = task.kind in ("binary", "multiclass", "multilabel") and task.positive_classes
+    own = (custom_name(task.metric),) if task.metric else ()
+    return (*_JUDGED[task.kind], *(("sensitivity",) if sensitive else ()), *own)
+
+
+def custom_name(reference: str) -> str:
+    """What a metric of the user's own is called: the name of its callable.
+
+    Example:
+        >>> custom_name("metrics.py:word_error_rate")
+        'word_error_rate'
+    """
+    return reference.rpartition(":")[2].rpartition(".")[2]
 
 
 def check(recipe: Recipe) -> None:
@@ -127,43 +235,107 @@ def check_run(recipe: Recipe) -> None:
 
 
 def _judgeable(recipe: Recipe) -> tuple[str, ...]:
-    if recipe.task.kind == "regression":
-        return _REGRESSION
-    return _CLASSIFICATION if recipe.task.positive_classes else _CLASSIFICATION[:1]
+    """Metrics of the task that a limit can be set on, those first that always have one."""
+    positive = ("sensitivity", "specificity") if recipe.task.positive_classes else ()
+    return tuple(dict.fromkeys((*_always(recipe), *positive, *_MORE[recipe.task.kind])))
 
 
 def _limit_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    asked, kind = recipe.requirements, recipe.task.kind
+    yield from _drop_problems("requirements.max_drop", asked.max_drop, _judgeable(recipe), recipe)
+    of_class = _OF_A_CLASS.get(kind, ())
+    yield from _drop_problems("requirements.max_class_drop", asked.max_class_drop, of_class, recipe)
+    if asked.fairness is not None:
+        of_group = _OF_A_GROUP.get(kind, ())
+        yield from _drop_problems("requirements.fairness.max_drop", asked.fairness.max_drop, of_group, recipe)
+        yield from _undecided_problems(recipe, asked.fairness)
+        if not of_group:
+            text = f"does not fit a {kind} task, whose metric is your own; leave it out"
+            yield "requirements.fairness", f"requirements.fairness {text}"
+    if asked.calibration is not None and kind not in ("binary", "multiclass", "multilabel"):
+        text = f"does not fit a {kind} task, which gives no probabilities; leave it out"
+        yield "requirements.calibration", f"requirements.calibration {text}"
+
+
+def _drop_problems(
+    section: str, asked: Mapping[str, float], allowed: tuple[str, ...], recipe: Recipe
+) -> Iterator[tuple[str, str]]:
     tier = TIERS[recipe.requirements.risk]
-    allowed = _judgeable(recipe)
-    for metric, limit in recipe.requirements.max_drop.items():
-        key = f"requirements.max_drop.{metric}"
+    for metric, limit in asked.items():
+        key = f"{section}.{metric}"
         if metric not in allowed:
             yield key, f"{key} {_unfit(metric, recipe, allowed)}"
-        elif limit > tier.max_drop:
+        elif limit > tier.max_drop and recipe.requirements.override is None:
             most = f"{_percent(tier.max_drop)} at risk tier {tier.risk!r}"
             yield key, f"{key} must be at most {most}, got {_percent(limit)}; tighten it{_looser(limit)}"
 
 
+def _undecided_problems(recipe: Recipe, asked: FairnessLimits) -> Iterator[tuple[str, str]]:
+    """At critical and high risk, a group that the cases cannot decide keeps the verdict open."""
+    risk = recipe.requirements.risk
+    if asked.undecided == "report" and risk in ("critical", "high") and recipe.requirements.override is None:
+        key = "requirements.fairness.undecided"
+        text = (
+            f"must be 'inconclusive' at risk tier {risk!r}, got 'report'; leave it out, or give requirements"
+        )
+        yield key, f"{key} {text}.override: {{by, reason}}"
+
+
 def _unfit(metric: str, recipe: Recipe, allowed: tuple[str, ...]) -> str:
     """Why a metric cannot be judged, what can, and what to do."""
-    known = (*_CLASSIFICATION, *_REGRESSION)
-    shown = f"allowed: {', '.join(allowed)}"
+    known = {name for names in (*_JUDGED.values(), *_MORE.values()) for name in names}
+    shown = f"allowed: {', '.join(allowed) or 'none'}"
+    if metric in ("sensitivity", "specificity") and recipe.task.kind in ("binary", "multiclass"):
+        return (
+            f"needs task.positive, the labels that must not be missed; give them, or leave it out ({shown})"
+        )
     if metric not in known:
         close = difflib.get_close_matches(metric, allowed, n=1, cutoff=0.7)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"is not a metric that can be judged; {hint}{shown}"
-    if recipe.task.kind != "regression" and metric != "r2":
-        return (
-            f"needs task.positive, the labels that must not be missed; give them, or leave it out ({shown})"
-        )
     return f"does not fit a {recipe.task.kind} task; leave it out ({shown})"
 
 
 def _looser(limit: float) -> str:
     fitting = [tier.risk for tier in TIERS.values() if limit <= tier.max_drop]
     if not fitting:
-        return ": no risk tier permits as much"
-    return f", or set requirements.risk to {fitting[0]!r} if its use permits that"
+        return f", {_SIGNED}"
+    return f", set requirements.risk to {fitting[0]!r} if its use permits that, {_SIGNED}"
+
+
+def override_note(recipe: Recipe) -> str | None:
+    """Who loosened what the tier permits, in a sentence that every document carries; None if nobody did.
+
+    Example:
+        >>> from pastille.recipe import parse_recipe
+        >>> override_note(parse_recipe({
+        ...     "name": "r", "data": {"source": "d.py:s"},
+        ...     "task": {"kind": "regression", "model": "m.py:f"},
+        ...     "requirements": {"max_drop": {"r2": "3 %"},
+        ...                      "override": {"by": "Dr. Ada Kern", "reason": "research use only"}}}))
+        "Override by Dr. Ada Kern of risk tier 'high' (1 %): max_drop.r2 3 %. Reason given: research use only"
+    """
+    override = recipe.requirements.override
+    if override is None:
+        return None
+    tier = TIERS[recipe.requirements.risk]
+    loosened = ", ".join(_loosened(recipe, tier.max_drop)) or "nothing is looser than the tier"
+    head = f"Override by {override.by} of risk tier {tier.risk!r} ({_percent(tier.max_drop)})"
+    return f"{head}: {loosened}. Reason given: {override.reason}"
+
+
+def _loosened(recipe: Recipe, most: float) -> Iterator[str]:
+    asked = recipe.requirements
+    groups = asked.fairness.max_drop if asked.fairness else {}
+    sections = {
+        "max_drop": asked.max_drop,
+        "max_class_drop": asked.max_class_drop,
+        "fairness.max_drop": groups,
+    }
+    for section, drops in sections.items():
+        yield from (f"{section}.{name} {_percent(limit)}" for name, limit in drops.items() if limit > most)
+    if asked.fairness and asked.fairness.undecided == "report" and asked.risk in ("critical", "high"):
+        yield "groups that the cases cannot decide are only reported"
 
 
 def _percent(share: float) -> str:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from pastille.errors import IntegrityError
 from pastille.files import read_bounded, write_atomic
+from pastille.openings import Opening
 from pastille.values import (
     Conditions,
     Metrics,
@@ -131,6 +132,16 @@ class TaskLoaded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ThresholdChosen:
+    """The operating threshold was chosen on validation from the baseline's answers; it stays fixed."""
+
+    event: Literal["threshold_chosen"] = "threshold_chosen"
+    at: str = field(default_factory=now)
+    threshold: float
+    reason: str  # the goal and what it reaches, one sentence
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaselineProfiled:
     """The model as it was brought was exported and measured."""
 
@@ -164,6 +175,7 @@ class TestOpened:
     event: Literal["test_opened"] = "test_opened"
     at: str = field(default_factory=now)
     reason: str
+    earlier: tuple[Opening, ...] = ()  # of the same cases by other runs, as the ledger remembers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +207,7 @@ Event = Annotated[
     Started
     | Resumed
     | TaskLoaded
+    | ThresholdChosen
     | BaselineProfiled
     | StageFinished
     | TestOpened

@@ -97,6 +97,7 @@ class Scripted:
     """A `Stage` that does what it is told."""
 
     does: Any = None
+    sees: Any = None
     requires_raises: Exception | None = None
     ensures_raises: Exception | None = None
     calls: list[str] = field(default_factory=list)
@@ -112,6 +113,8 @@ class Scripted:
         self.calls.append("apply")
         if self.does:
             self.does(artifact)
+        if self.sees:
+            self.sees(task)
         return StageResult(module=artifact.module, details=StageDetails())
 
     def ensures(self, before: Artifact, result: StageResult) -> None:

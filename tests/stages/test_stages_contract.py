@@ -14,7 +14,7 @@ from torch import nn
 from pastille.errors import ExitCode, PreconditionError, StageError
 from pastille.progress import SILENT
 from pastille.stages import Artifact, run_stage
-from pastille.stages.contract import state_digest
+from pastille.stages.contract import state_digest, without_test
 from pastille.task import Task
 
 
@@ -94,3 +94,28 @@ def test_digests_of_every_dtype(dtype: torch.dtype) -> None:
     digest = state_digest(model)
     model.bias.data[1] += 1
     assert state_digest(model) != digest
+
+
+LOOKS: dict[str, Callable[[Task], object]] = {
+    "an input": lambda task: task.splits.test.inputs[0],
+    "every input": lambda task: list(task.splits.test.inputs),
+    "the right answers": lambda task: task.cases["test"],
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=list(LOOKS))
+def test_a_stage_cannot_reach_the_test_split(
+    look: Callable[[Task], object], given: tuple[Artifact, Task]
+) -> None:
+    task = given[1]
+    look(task)  # the runner's own task has it
+    with pytest.raises((StageError, KeyError), match="test"):
+        look(without_test(task))
+    assert without_test(task).splits.test.targets.size == 0
+    assert without_test(task).cases["validation"] is task.cases["validation"]
+
+
+def test_what_a_stage_is_given_has_no_test_split(given: tuple[Artifact, Task]) -> None:
+    seen: list[Task] = []
+    run(Scripted(sees=seen.append), given)
+    assert [task.splits.test.n for task in seen] == [0]

@@ -27,6 +27,7 @@ from pastille.stages.contract import state_digest
 from pastille.stages.plan import sparsities
 from pastille.stats.metrics import headline_value
 from pastille.task import Task
+from pastille.values import Kind
 
 
 def prune_stage(base: Path = Path(), **options: Any) -> Any:
@@ -224,15 +225,15 @@ class TestQuantize:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         artifact, task = exported_model(tmp_path, Net(outputs=1), regression=True)
-        asked: list[bool] = []
+        asked: list[Kind] = []
 
-        def sample(split: Split, n: int, *, seed: int, classify: bool) -> np.ndarray:
-            asked.append(classify)
-            return calibration_indices(split, n, seed=seed, classify=classify)
+        def sample(split: Split, n: int, *, seed: int, kind: Kind) -> np.ndarray:
+            asked.append(kind)
+            return calibration_indices(split, n, seed=seed, kind=kind)
 
         monkeypatch.setattr("pastille.stages.plan.calibration_indices", sample)
         result = run(quantize_stage(), artifact, task)
-        assert set(asked) == {False}
+        assert set(asked) == {"regression"}
         assert result.details.calibration_samples == 32
         assert result.quantized is not None
         assert (

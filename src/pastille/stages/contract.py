@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 
+from pastille.data.split import Split
 from pastille.errors import StageError
 from pastille.files import sha256_file
 from pastille.progress import Progress
@@ -92,6 +94,7 @@ def run_stage(stage: Stage, artifact: Artifact, task: Task, folder: Path, progre
         UsageError: The model or the data does not suit the stage.
         StageError: The stage changed its input or broke its promise.
     """
+    task = without_test(task)
     stage.requires(artifact, task)
     before = _looks(artifact)
     result = stage.apply(artifact, task, folder, progress)
@@ -103,6 +106,26 @@ def run_stage(stage: Stage, artifact: Artifact, task: Task, folder: Path, progre
         )
     stage.ensures(artifact, result)
     return result
+
+
+class _Sealed:
+    """Inputs that nobody may read."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int, /) -> Any:
+        raise StageError("the test split is for the final gate alone; a stage or search must not reach it")
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[0]])
+
+
+def without_test(task: Task) -> Task:
+    """The task as stages and searches see it: neither inputs nor targets of the test split are in it."""
+    sealed = Split(inputs=_Sealed(), targets=np.empty(0, np.int64))
+    cases = {name: held for name, held in task.cases.items() if name != "test"}
+    return replace(task, splits=replace(task.splits, test=sealed), cases=cases)
 
 
 def _looks(artifact: Artifact) -> dict[str, str]:
