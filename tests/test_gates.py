@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pastille.gates import judge_latency, judge_metrics, judge_size, verdict
-from pastille.stats.power import cases_needed
+from pastille.gates import judge_latency, judge_size, verdict
+from pastille.gates.judge import judge_answers
+from pastille.policy import Bar
+from pastille.stats.power import exact_cases_needed
 from pastille.stats.proportions import tango, wilson
 from pastille.stats.quantiles import latency_quantiles
 from pastille.values import Cases, Check, Conditions, Latency, Status, from_json, to_json
@@ -17,6 +19,13 @@ from pastille.values import Cases, Check, Conditions, Latency, Status, from_json
 CONDITIONS = Conditions(
     device="test", isa="avx2", cores=2, threads=1, runtime="none", runtime_version="0", os="none"
 )
+
+
+def judge_metrics(
+    before: np.ndarray, after: np.ndarray, *, cases: Cases, limits: dict[str, float], confidence: float
+) -> tuple[Check, ...]:
+    bar = Bar(max_drop=limits, confidence=confidence)
+    return judge_answers(before, after, cases=cases, bar=bar, thorough=False).checks
 
 
 def _logits(right: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -191,7 +200,7 @@ class TestSubjects:
         )
         assert clustered.interval == tango(1, 0, 54, 0.95)
         assert alone.more_cases is None
-        patients = cases_needed(wilson(1, 54, 0.8).high, 0.05, confidence=0.95, drop=10 / 540)
+        patients = exact_cases_needed(wilson(1, 54, 0.8).high, 0.05, confidence=0.95, drop=10 / 540)
         assert clustered.more_cases == 10 * patients - 540  # of which ten are worth one
 
     def test_no_disagreement_among_few_subjects_proves_little(self) -> None:
@@ -281,7 +290,8 @@ def test_metrics_that_do_not_fit_are_refused() -> None:
     cases = Cases(kind="multiclass", split="test", targets=np.arange(3), labels=("a", "b", "c"))
     outputs = np.eye(3)
     with pytest.raises(
-        ValueError, match=r"limits must name metrics of this multiclass task, \['accuracy'\], got"
+        ValueError,
+        match=r"limits must name metrics of this multiclass task, \['accuracy', .*\], got sensitivity",
     ):
         judge_metrics(outputs, outputs, cases=cases, limits={"sensitivity": 0.01}, confidence=0.95)
     numbers = Cases(kind="regression", split="test", targets=np.arange(3.0), labels=())

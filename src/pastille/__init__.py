@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pastille.data.load import read_splits as read_splits
     from pastille.data.split import Split as Split
     from pastille.data.split import Splits as Splits
-    from pastille.gates import judge_metrics as judge
+    from pastille.gates.arrays import judge as judge
     from pastille.pruning import prune as prune
     from pastille.quantization import quantize_static as quantize
     from pastille.recipe import Quantize as Quantize
@@ -36,7 +36,7 @@ _PLACES = {
     "Split": ("pastille.data.split", "Split"),
     "Splits": ("pastille.data.split", "Splits"),
     "Verdict": ("pastille.values", "Verdict"),
-    "judge": ("pastille.gates", "judge_metrics"),
+    "judge": ("pastille.gates.arrays", "judge"),
     "load_bundle": ("pastille.bundle", "load_bundle"),
     "prune": ("pastille.pruning", "prune"),
     "quantize": ("pastille.quantization", "quantize_static"),

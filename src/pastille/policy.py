@@ -226,11 +226,24 @@ def check_run(recipe: Recipe) -> None:
     Raises:
         RecipeError: ``task.model`` or ``plan`` is missing.
     """
-    if not recipe.task.model:
-        raise RecipeError("task.model is missing: a run needs the model to compress", key="task.model")
+    check_model(recipe)
     if not recipe.plan:
         raise RecipeError(
             "plan is missing: a run needs at least one stage, e.g. plan: [{quantize: {}}]", key="plan"
+        )
+
+
+def check_model(recipe: Recipe) -> None:
+    """Refuse a recipe that names no model.
+
+    Raises:
+        RecipeError: ``task.model`` is missing.
+    """
+    if not recipe.task.model:
+        raise RecipeError(
+            "task.model is missing: name the model, e.g. FILE.py:CALLABLE; only judging two files does "
+            "without one",
+            key="task.model",
         )
 
 

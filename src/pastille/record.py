@@ -84,6 +84,8 @@ class StageDetails:
     int8_operators: Mapping[str, int] = field(default_factory=dict)  # operator -> how many run in int8
     float_operators: Mapping[str, int] = field(default_factory=dict)  # operator -> how many stayed float
     parity_max_abs_error: float | None = None
+    temperature: float | None = None  # that the file's answers are divided by
+    threshold: float | None = None  # of this file's probabilities, where it is not the task's
     notes: tuple[str, ...] = ()
 
 

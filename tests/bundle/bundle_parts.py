@@ -215,7 +215,7 @@ def _written(value: object) -> bytes:
 
 
 def _content(value: dict[str, Any]) -> str:
-    keys = ("name", "kind", "labels", "positive", "threshold", "inputs", "output", "preprocessing")
+    keys = ("name", "kind", "labels", "positive", "threshold", "outputs", "inputs", "output", "preprocessing")
     answers = {key: value[key] for key in keys}
     answers["variants"] = {v["name"]: v["sha256"] for v in value["variants"]}
     answers["golden"] = value["golden"]["sha256"]

@@ -306,6 +306,6 @@ def _write_linear(path: Path, *, outputs: int) -> None:
 
 def test_manifest_is_json_for_other_tools(directory: Path) -> None:
     value = json.loads((directory / "manifest.json").read_text())
-    assert value["schema"] == 1
+    assert value["schema"] == 2
     assert value["variants"][0]["file"] == "models/int8.onnx"
     assert value["golden"]["cases"] == golden().cases

@@ -131,7 +131,7 @@ def test_folders_that_do_not_fit_are_named(tmp_path: Path, make: Any, message: s
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        (NUMBER, {}, "reader image_folder must have a task with labels; for regression use csv_images"),
+        (NUMBER, {}, "reader image_folder cannot give the targets of a regression task"),
         (THREE, {"split": {"by": "patient"}}, "data.split.by must be left out of reader image_folder"),
         (THREE, {"path": "pest"}, "data.path: there is no "),
     ],

@@ -27,17 +27,17 @@ def test_allocation_sums_and_is_as_equal_as_can_be(sizes: list[int], data: st.Da
 @given(st.integers(0, 50), st.integers(MIN_CALIBRATION, 300))
 def test_sorted_distinct_and_repeatable(seed: int, n: int) -> None:
     split = split_of((np.arange(200) % 3).tolist(), strata=np.repeat(["a", "b"], 100))
-    found = calibration_indices(split, n, seed=seed)
+    found = calibration_indices(split, n, seed=seed, kind="multiclass")
     assert len(found) == min(n, 200)
     assert np.all(np.diff(found) > 0)
-    np.testing.assert_array_equal(found, calibration_indices(split, n, seed=seed))
+    np.testing.assert_array_equal(found, calibration_indices(split, n, seed=seed, kind="multiclass"))
 
 
 def test_balanced_over_label_and_stratum() -> None:
     targets = np.repeat([0, 0, 1, 1], [500, 60, 40, 4])
     strata = np.repeat(["easy", "hard", "easy", "hard"], [500, 60, 40, 4])
     split = split_of(targets.tolist(), strata=strata)
-    found = calibration_indices(split, 64, seed=0)
+    found = calibration_indices(split, 64, seed=0, kind="multiclass")
     cells = list(zip(targets[found].tolist(), strata[found].tolist(), strict=True))
     assert {cell: cells.count(cell) for cell in set(cells)} == {
         (0, "easy"): 20,
@@ -49,13 +49,13 @@ def test_balanced_over_label_and_stratum() -> None:
 
 def test_another_seed_takes_others() -> None:
     split = split_of([0, 1] * 100)
-    a, b = (calibration_indices(split, 20, seed=seed) for seed in (0, 1))
+    a, b = (calibration_indices(split, 20, seed=seed, kind="multiclass") for seed in (0, 1))
     assert a.tolist() != b.tolist()
 
 
 def test_numbers_are_balanced_over_quantiles() -> None:
     split = split_of(np.linspace(0, 1, 1000).tolist())
-    found = calibration_indices(split, 100, seed=0, classify=False)
+    found = calibration_indices(split, 100, seed=0, kind="regression")
     assert np.bincount(found // 100).tolist() == [10] * 10
 
 
@@ -65,15 +65,15 @@ def test_too_few_in_the_split(n: int) -> None:
         CalibrationError,
         match=f"must have at least 16 samples, but the split holds {n}: .* bring more training data",
     ):
-        calibration_indices(split_of([0] * n), 256, seed=0)
+        calibration_indices(split_of([0] * n), 256, seed=0, kind="multiclass")
 
 
 def test_too_few_asked_for() -> None:
     with pytest.raises(
         CalibrationError, match=r"calibration must have at least 16 samples, got 1; raise quantize.samples"
     ):
-        calibration_indices(split_of([0] * 100), 1, seed=0)
+        calibration_indices(split_of([0] * 100), 1, seed=0, kind="multiclass")
 
 
 def test_the_least_is_accepted() -> None:
-    assert calibration_indices(split_of([0] * 16), 16, seed=0).tolist() == list(range(16))
+    assert calibration_indices(split_of([0] * 16), 16, seed=0, kind="multiclass").tolist() == list(range(16))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from pastille.stats.auroc import auroc
+from pastille.stats.auroc import auroc, auroc_resamples, placements
 from pastille.stats.normal import critical_value
 
 
@@ -36,6 +36,41 @@ def test_agrees_with_scikit_learn(sample: tuple[np.ndarray, np.ndarray]) -> None
     assert found.interval is not None
     assert 0 <= found.interval.low <= found.value <= found.interval.high <= 1
     assert found.interval.high > found.interval.low
+
+
+@given(samples())
+def test_placements_agree_with_every_pair_compared(sample: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, truth = sample
+    above = np.sign(scores[truth][:, None] - scores[~truth][None, :]) / 2 + 0.5  # (positives, negatives)
+    found = placements(scores, truth)
+    assert found[truth] == pytest.approx(above.mean(axis=1))
+    assert found[~truth] == pytest.approx(above.mean(axis=0))
+
+
+@given(samples(), st.integers(0, 1000))
+def test_whole_weights_are_repeated_rows(sample: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+    scores, truth = sample
+    weights = np.random.default_rng(seed).integers(0, 4, (5, len(scores)))
+    for times, area in zip(weights, auroc_resamples(scores, truth, weights), strict=True):
+        rows = np.repeat(np.arange(len(scores)), times)
+        if len(np.unique(truth[rows])) < 2:
+            assert np.isnan(area)
+        else:
+            assert area == pytest.approx(roc_auc_score(truth[rows], scores[rows]), abs=1e-12)
+
+
+def test_weights_agree_with_scikit_learn_over_several_chunks() -> None:
+    rng = np.random.default_rng(12)
+    truth = rng.random(30_000) < 0.2
+    scores = rng.normal(size=30_000).round(2) + truth
+    weights = rng.random((8, 30_000))
+    expected = [roc_auc_score(truth, scores, sample_weight=each) for each in weights]
+    assert auroc_resamples(scores, truth, weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_resamples_need_one_entry_per_case() -> None:
+    with pytest.raises(ValueError, match="one entry per case, got 2, 3 and 3"):
+        auroc_resamples(np.zeros(2), np.zeros(3, bool), np.ones((1, 3)))
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pastille.stats.bootstrap import bca, bca_of_sums, resample_sums
+from pastille.stats.bootstrap import bca, bca_of_sums, bca_of_values, draws, left_out, resample_sums
 
 Statistic = Callable[[np.ndarray], float]
 
@@ -65,6 +65,44 @@ def test_whole_clusters_are_drawn() -> None:
 
     bca(count, 5, clusters=clusters, confidence=0.95, resamples=50)
     assert all(times[0] == times[2] and times[1] == times[4] for times in seen)
+
+
+def test_draws_count_whole_clusters_and_as_many_of_them() -> None:
+    clusters = np.array(["a", "b", "a", "c", "b"])
+    times = np.concatenate(list(draws(5, clusters=clusters, resamples=200)))
+    assert times.shape == (200, 5)
+    assert (times[:, [0, 1]] == times[:, [2, 4]]).all()
+    assert (times[:, [0, 1, 3]].sum(axis=1) == 3).all()
+    assert times[:, 3].mean() == pytest.approx(1, abs=0.2)
+
+
+def test_draws_are_those_of_the_sums() -> None:
+    columns = np.random.default_rng(8).normal(size=(3000, 2))
+    times = np.concatenate(list(draws(3000, resamples=300, seed=4)))
+    assert times @ columns == pytest.approx(resample_sums(columns, resamples=300, seed=4).replicates)
+
+
+def test_each_cluster_is_left_out_once_or_in_blocks() -> None:
+    clusters = np.repeat(np.arange(30), 2)
+    alone, blocks = (np.concatenate(list(left_out(60, clusters=clusters, most=m))) for m in (30, 7))
+    assert (alone.shape, blocks.shape) == ((30, 60), (7, 60))
+    assert (alone.sum(axis=1) == 58).all()
+    for found in (alone, blocks):
+        assert (found.sum(axis=0) == len(found) - 1).all()
+        assert (found[:, ::2] == found[:, 1::2]).all()
+
+
+def test_values_computed_elsewhere_have_the_same_interval() -> None:
+    sample = np.random.default_rng(9).exponential(size=150)
+    columns = np.column_stack([sample, np.ones(150)])
+    expected = bca_of_sums(resample_sums(columns), _mean, confidence=0.95)
+    values = [
+        np.concatenate([_mean(times @ columns) for times in chunks]) for chunks in (draws(150), left_out(150))
+    ]
+    found = bca_of_values(float(sample.mean()), values[0], values[1], confidence=0.95)
+    assert expected is not None
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_clusters_widen_the_interval() -> None:

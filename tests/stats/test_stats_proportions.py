@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from pastille.stats.normal import critical_value
-from pastille.stats.proportions import mcnemar_exact, tango, wilson
+from pastille.stats.proportions import mcnemar_exact, tango, tango_upper, wilson
 from pastille.values import Interval
 
 
@@ -66,6 +66,43 @@ def test_tango_bounds_are_where_a_score_test_just_rejects(table: tuple[int, int,
     for bound in (found.low, found.high):
         score = (b - c - n * bound) / np.sqrt(_likelihood_variance(b, c, n, bound))
         assert abs(score) == pytest.approx(critical_value(0.95), abs=1e-4)
+
+
+def _one_upper(b: float, c: float, n: float, z: float) -> float:
+    """One upper end alone, in plain Python: where the score is z, by bisection."""
+    low, high = (b - c) / n, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        linear = (2 * n - b + c) * middle - b - c
+        constant = -c * middle * (1 - middle)
+        share_c = (max(0.0, linear**2 - 8 * n * constant) ** 0.5 - linear) / (4 * n)
+        variance = n * (2 * share_c + middle * (1 - middle))
+        rejected = (n * middle - b + c) ** 2 > z * z * max(0.0, variance)
+        low, high = (low, middle) if rejected else (middle, high)
+    return high
+
+
+@given(st.lists(tables(), min_size=1, max_size=20), st.floats(0.6, 0.999), st.sampled_from([1.0, 0.37]))
+def test_many_tangos_at_once_agree_with_one_by_one(
+    found: list[tuple[int, int, int]], confidence: float, shrink: float
+) -> None:
+    b, c, n = shrink * np.array(found).T
+    z = critical_value(confidence)
+    expected = [_one_upper(*table, z) for table in zip(b, c, n, strict=True)]
+    assert tango_upper(b, c, n, confidence) == pytest.approx(expected, abs=1e-9)
+    assert [tango(*t, confidence).high for t in zip(b, c, n, strict=True)] == pytest.approx(
+        expected, abs=1e-9
+    )
+
+
+def test_many_tangos_broadcast() -> None:
+    found = tango_upper(np.arange(3)[:, None], np.zeros(2), np.array([50, 80]), 0.95)
+    assert found.shape == (3, 2)
+    assert found[1, 1] == pytest.approx(tango(1, 0, 80, 0.95).high, abs=1e-12)
+    with pytest.raises(
+        ValueError, match="b and c must be at least 0 and b \\+ c at most n, got b=3, c=0, n=2"
+    ):
+        tango_upper(np.array([1, 3]), np.array(0), np.array(2), 0.95)
 
 
 @given(tables(), confidences)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pastille.bundle.golden import Golden, Replay, answer_cases, choose_cases
+from pastille.bundle.choosing import choose_cases
+from pastille.bundle.golden import Golden, Replay, answer_cases
 from pastille.bundle.load import Answer, Bundle, load_bundle
 from pastille.bundle.manifest import Manifest, Variant, read_manifest
 from pastille.bundle.verify import Verification, verify

@@ -13,20 +13,22 @@ import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from pastille.bundle.manifest import OutputScale
 from pastille.errors import InferenceError, IntegrityError
 from pastille.runtime import Session
-from pastille.stats.decisions import decisions, probabilities
+from pastille.stats.decisions import decisions
+from pastille.stats.scale import to_logits
 from pastille.values import Kind
 
 MAX_GOLDEN_BYTES = 256 << 20
-DEFAULT_CASES = 16
 
 FP32_TOLERANCE = 1e-4  # of the largest golden output
+DECIDING: tuple[Kind, ...] = ("binary", "multiclass", "multilabel", "segmentation")
+MASK_SHARE = 0.999  # of a mask's pixels: those where an object ends may flip by rounding
 INT8_STEPS = 8  # of 1/255 of the range of the golden outputs: another CPU may round differently
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's oldest date
@@ -76,69 +78,6 @@ class Replay:
     max_abs_difference: float  # of the raw outputs; infinite if one is not a number
     tolerance: float  # in units of the raw outputs
     passes: bool
-
-
-def choose_cases(
-    outputs: Sequence[np.ndarray],
-    *,
-    kind: Kind,
-    threshold: float = 0.5,
-    positive: int = 1,
-    count: int = DEFAULT_CASES,
-) -> np.ndarray:
-    """Choose which cases become golden: typical ones, taken in turn from every decision.
-
-    A case that lies on the edge between two classes may flip when another CPU rounds differently, and
-    would then condemn a sound file; so cases come from the middle of their class, where a real fault
-    shows and rounding does not. Only cases that all variants decide alike are taken.
-
-    Args:
-        outputs: Raw outputs of each variant, ``(N, ...)`` each; the first sets what is typical.
-        kind: Of the task.
-        threshold: Of a binary task.
-        positive: Of a binary task: the label that ``threshold`` speaks of, 0 or 1.
-        count: How many to choose.
-
-    Returns:
-        Sorted indices, shape ``(min(count, N'),)``, where N' cases are decided alike.
-
-    Raises:
-        ValueError: No case is decided alike by all variants.
-
-    Example:
-        >>> logits = np.array([[0.1, 0.0], [3.0, 0.0], [9.0, 0.0], [0.0, 2.0]])
-        >>> choose_cases([logits], kind="multiclass", count=2)
-        array([1, 3])
-    """
-    if kind == "regression":
-        order = np.argsort(outputs[0].reshape(len(outputs[0]), -1)[:, 0], kind="stable")
-        return np.sort(order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))])
-    decided = [decisions(kind, x, threshold=threshold, positive=positive) for x in outputs]
-    alike = np.all([d == decided[0] for d in decided], axis=0)  # (N,)
-    if not alike.any():
-        raise ValueError("outputs must be decided alike in at least one case, got none")
-    margin = _margins(probabilities(kind, outputs[0]), threshold=threshold, positive=positive)  # (N,)
-    classes = [np.flatnonzero(alike & (decided[0] == c)) for c in np.unique(decided[0][alike])]
-    return np.sort(_in_turn([_typical_first(cases, margin) for cases in classes])[:count])
-
-
-def _margins(probability: np.ndarray, *, threshold: float, positive: int) -> np.ndarray:
-    """How far each case is from another decision, ``(N,)``, in units of probability."""
-    if probability.ndim == 1:  # binary: of the second label
-        return np.abs(probability - (threshold if positive == 1 else 1 - threshold))
-    ordered = np.sort(probability, axis=1)  # (N, K)
-    margin: np.ndarray = ordered[:, -1] - ordered[:, -2]
-    return margin
-
-
-def _typical_first(cases: np.ndarray, margin: np.ndarray) -> list[int]:
-    distance = np.abs(margin[cases] - np.median(margin[cases]))
-    return [int(i) for i in cases[np.argsort(distance, kind="stable")]]
-
-
-def _in_turn(ranked: Sequence[Sequence[int]]) -> list[int]:
-    longest = max(len(cases) for cases in ranked)
-    return [cases[turn] for turn in range(longest) for cases in ranked if turn < len(cases)]
 
 
 def answer_cases(inputs: Mapping[str, np.ndarray], sessions: Mapping[str, Session], *, output: str) -> Golden:
@@ -244,15 +183,16 @@ def replay(
     kind: Kind,
     output: str,
     precision: str,
+    scale: OutputScale = "logits",
     threshold: float = 0.5,
     positive: int = 1,
 ) -> Replay:
     """Ask a variant its golden cases again, all in one batch and one at a time.
 
-    Decisions must be those of the machine that validated it, in both ways of asking. Raw outputs must
-    be near: within 1e-4 of the largest one for fp32, within eight steps of 1/255 of their range for
-    int8, whose rounding depends on the CPU. Regression has no decisions apart from its values, so
-    there a case counts as decided alike if its value is near.
+    Decisions must be those of the machine that validated it, in both ways of asking: every label of a
+    case, and of a mask 99.9 % of its pixels. Raw outputs must be near: within 1e-4 of the largest one for
+    fp32, within eight steps of 1/255 of their range for int8, whose rounding depends on the CPU. Tasks
+    that have no decisions apart from their values count a case as decided alike if its values are near.
 
     Args:
         session: The variant, loaded.
@@ -261,7 +201,8 @@ def replay(
         kind: Of the task.
         output: Name of the output that decides.
         precision: ``"fp32"`` or ``"int8"``.
-        threshold: Of a binary task.
+        scale: What the model answers with.
+        threshold: Of a binary or multilabel task.
         positive: Of a binary task: the label that ``threshold`` speaks of, 0 or 1.
 
     Raises:
@@ -273,17 +214,22 @@ def replay(
     for answered in answers:
         if answered.shape != expected.shape:
             raise InferenceError(f"answers with shape {answered.shape} instead of {expected.shape}")
-    difference = np.max([_distances(answered, expected) for answered in answers], axis=0)  # (N,)
-    near = difference <= tolerance
+    share = MASK_SHARE if kind == "segmentation" else 1.0
+    near = np.all([_near_share(a, expected, tolerance) >= share for a in answers], axis=0)  # (N,)
     alike = near
-    if kind != "regression":
-        decide = partial(decisions, kind, threshold=threshold, positive=positive)
-        alike = np.all([_finite(a) & (decide(np.nan_to_num(a)) == decide(expected)) for a in answers], axis=0)
+    if kind in DECIDING:
+
+        def decide(raw: np.ndarray) -> np.ndarray:
+            return decisions(kind, to_logits(kind, raw, scale), threshold=threshold, positive=positive)
+
+        want = decide(expected)
+        equal = [_finite(a) & (equal_share(decide(_filled(a, expected)), want) >= share) for a in answers]
+        alike = np.all(equal, axis=0)
     return Replay(
         variant=variant,
         cases=golden.cases,
         equal_decisions=int(alike.sum()),
-        max_abs_difference=float(difference.max()),
+        max_abs_difference=max(_largest_difference(answered, expected) for answered in answers),
         tolerance=tolerance,
         passes=bool(alike.all() and near.all()),
     )
@@ -312,12 +258,33 @@ def _ask(session: Session, golden: Golden, output: str, batch: int) -> np.ndarra
     return np.concatenate(parts)
 
 
-def _distances(answered: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Largest difference of each case, shape ``(N,)``; infinite where an answer is not a number."""
-    difference = np.abs(answered - expected).reshape(len(expected), -1).max(axis=1)
-    return np.where(np.isfinite(difference), difference, np.inf)
+def _by_case(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1)
+
+
+def equal_share(decided: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Share of the decisions of each case that are equal, ``(N,)``: one per case, label or pixel."""
+    share: np.ndarray = _by_case(decided == expected).mean(axis=1)
+    return share
+
+
+def _near_share(answered: np.ndarray, expected: np.ndarray, tolerance: float) -> np.ndarray:
+    """Share of the numbers of each case that are near, ``(N,)``; what is not a number never is."""
+    share: np.ndarray = _by_case(np.abs(answered - expected) <= tolerance).mean(axis=1)
+    return share
+
+
+def _largest_difference(answered: np.ndarray, expected: np.ndarray) -> float:
+    """Infinite where an answer is not a number."""
+    difference = np.abs(answered - expected)
+    return float(np.where(np.isfinite(difference), difference, np.inf).max())
 
 
 def _finite(answered: np.ndarray) -> np.ndarray:
-    finite: np.ndarray = np.isfinite(answered).reshape(len(answered), -1).all(axis=1)
+    finite: np.ndarray = np.isfinite(_by_case(answered)).all(axis=1)
     return finite
+
+
+def _filled(answered: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """What is not a number replaced, so that the rest can be decided."""
+    return np.where(np.isfinite(answered), answered, expected)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from pastille.bundle.golden import DECIDING
 from pastille.bundle.manifest import MANIFEST, Manifest, Variant, VariantName, read_manifest
 from pastille.bundle.verify import check_replay, golden_of, open_variant
 from pastille.bundle.verify import verify as verify_files
 from pastille.errors import DataError, InferenceError, IntegrityError
 from pastille.runtime import Session
 from pastille.stats.decisions import decisions, probabilities
+from pastille.stats.scale import to_logits
 from pastille.values import TensorSpec
 
 
@@ -22,15 +24,19 @@ class Answer:
     """What a bundle says to one batch.
 
     Attributes:
-        outputs: The model's raw output, ``(N, ...)``.
-        probabilities: ``(N, K)``, or ``(N,)`` of the second label for binary; None for regression.
-        decisions: One label per case; empty for regression, whose answer is ``outputs``.
+        outputs: The model's raw output, ``(N, ...)``: all there is of a regression or custom task.
+        probabilities: ``(N, K)``, of each label or class; ``(N,)`` of the second label for binary;
+            ``(N, K, H, W)`` or ``(N, H, W)`` likewise for segmentation. None where there are none.
+        decisions: Binary and multiclass: one label per case. Multilabel: the labels that each case has.
+            Otherwise empty.
+        masks: Segmentation: ``(N, H, W)`` int64, indices of labels; else None.
         variant: Which model answered.
     """
 
     outputs: np.ndarray
     probabilities: np.ndarray | None
-    decisions: tuple[str, ...]
+    decisions: tuple[str, ...] | tuple[tuple[str, ...], ...]
+    masks: np.ndarray | None = None
     variant: VariantName
 
 
@@ -113,17 +119,29 @@ def _bundle(directory: Path, manifest: Manifest, variant: Variant, session: Sess
 
 
 def _answer(outputs: np.ndarray, manifest: Manifest, variant: VariantName) -> Answer:
-    if manifest.kind == "regression":
+    if manifest.kind not in DECIDING:
         return Answer(outputs=outputs, probabilities=None, decisions=(), variant=variant)
+    logits = to_logits(manifest.kind, outputs, manifest.outputs)
     decided = decisions(
-        manifest.kind, outputs, threshold=manifest.threshold, positive=manifest.positive_class
-    )  # (N,)
+        manifest.kind, logits, threshold=manifest.threshold, positive=manifest.positive_class
+    )  # (N,) | (N, L) | (N, H, W)
     return Answer(
         outputs=outputs,
-        probabilities=probabilities(manifest.kind, outputs),
-        decisions=tuple(manifest.labels[int(i)] for i in decided),
+        probabilities=probabilities(manifest.kind, logits),
+        decisions=_named(decided, manifest.labels),
+        masks=decided if manifest.kind == "segmentation" else None,
         variant=variant,
     )
+
+
+def _named(decided: np.ndarray, labels: tuple[str, ...]) -> tuple[str, ...] | tuple[tuple[str, ...], ...]:
+    match decided.ndim:
+        case 1:
+            return tuple(labels[i] for i in decided.tolist())
+        case 2:
+            return tuple(tuple(labels[i] for i in np.flatnonzero(row)) for row in decided)
+        case _:
+            return ()  # masks speak for themselves
 
 
 def checked_inputs(

@@ -23,18 +23,28 @@ from pastille.files import read_bounded
 from pastille.stats.decisions import output_problem
 from pastille.values import Kind, Latency, Preprocessing, Status, TensorSpec, Verdict, from_json, to_json
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 REMEDY = "fetch the bundle again or write it anew"
 
 VariantName = Literal["int8", "compressed", "fp32"]
 GoldenSource = Literal["validation", "synthetic"]
+OutputScale = Literal["logits", "probabilities"]
 
 _DTYPES = frozenset(
     {"bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64"}
     | {"uint8", "uint16", "uint32", "uint64"}
 )
+_MANY = 1 << 20
+_LABELS: Mapping[Kind, tuple[int, int]] = {  # fewest and most
+    "binary": (2, 2),
+    "multiclass": (2, _MANY),
+    "multilabel": (1, _MANY),
+    "segmentation": (2, _MANY),
+    "regression": (0, 0),
+    "custom": (0, 0),
+}
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -84,9 +94,10 @@ class Manifest:
     content: str  # see `content_digest`
     seal: str  # see `seal_of`
     kind: Kind
-    labels: tuple[str, ...]  # in the order of the outputs; empty for regression
+    labels: tuple[str, ...]  # in the order of the outputs; empty for regression and custom tasks
     positive: tuple[str, ...]  # labels that must not be missed
-    threshold: float  # binary: probability from which a case is called positive
+    threshold: float  # binary and multilabel: probability from which a case is called positive
+    outputs: OutputScale  # what the models answer with
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
     preprocessing: Preprocessing | None
@@ -116,7 +127,7 @@ class Manifest:
 def content_digest(manifest: Manifest) -> str:
     """SHA-256 over what the bundle answers with: no time, date or evidence is part of it."""
     value = json.loads(to_json(manifest))
-    keys = ("name", "kind", "labels", "positive", "threshold", "inputs", "output", "preprocessing")
+    keys = ("name", "kind", "labels", "positive", "threshold", "outputs", "inputs", "output", "preprocessing")
     answers = {key: value[key] for key in keys}
     answers["variants"] = {v.name: v.sha256 for v in manifest.variants}
     answers["golden"] = manifest.golden.sha256
@@ -264,11 +275,13 @@ def _file_problems(manifest: Manifest) -> Iterator[str]:
 
 def _label_problems(manifest: Manifest) -> Iterator[str]:
     labels = manifest.labels
-    fits = {"binary": len(labels) == 2, "multiclass": len(labels) >= 2, "regression": not labels}
-    if not fits[manifest.kind] or len(set(labels)) < len(labels):
+    least, most = _LABELS[manifest.kind]
+    if not least <= len(labels) <= most or len(set(labels)) < len(labels):
         yield f"labels must name every class of a {manifest.kind} task, got {list(labels)}"
     problem = output_problem(manifest.kind, len(labels), (1, *manifest.output.shape))
     if problem:
         yield problem
+    if manifest.outputs == "probabilities" and not labels:
+        yield f"outputs must not be probabilities in a {manifest.kind} task, which has none"
     if not set(manifest.positive) <= set(labels):
         yield f"positive must be among the labels {list(labels)}, got {list(manifest.positive)}"

@@ -242,6 +242,7 @@ def check_replay(
             kind=manifest.kind,
             output=manifest.output.name,
             precision=variant.precision,
+            scale=manifest.outputs,
             threshold=manifest.threshold,
             positive=manifest.positive_class,
         )

@@ -24,6 +24,7 @@ from pastille.bundle.manifest import (
     GoldenFile,
     GoldenSource,
     Manifest,
+    OutputScale,
     Variant,
     VariantName,
     is_safe_path,
@@ -77,6 +78,7 @@ class BundleParts:
     golden: Golden
     golden_source: GoldenSource
     evidence: Mapping[str, bytes]  # file name under evidence/ -> its bytes, e.g. {"run.json": …}
+    outputs: OutputScale = "logits"
 
 
 def write_bundle(directory: Path, parts: BundleParts) -> Manifest:
@@ -202,6 +204,7 @@ def _manifest(
             labels=parts.labels,
             positive=parts.positive,
             threshold=parts.threshold,
+            outputs=parts.outputs,
             inputs=parts.inputs,
             output=parts.output,
             preprocessing=parts.preprocessing,

@@ -186,52 +186,112 @@ def bench(
 
 @app.command(
     epilog=_examples(
-        "pastille validate int8.onnx --recipe recipe.yaml",
-        "pastille validate int8.onnx --recipe recipe.yaml --baseline fp32.onnx --split test",
+        "pastille validate int8.onnx --against fp32.onnx --data recipe.yaml",
+        "pastille validate int8.onnx --against fp32.onnx --data recipe.yaml --split test -o judged/",
+        "pastille validate runs/digits/20261122-120000-1a2b3c4d/bundle --data recipe.yaml",
     )
 )
 @reports_errors
 def validate(
-    candidate: Annotated[Path, typer.Argument(help="The ONNX file to judge.", show_default=False)],
+    candidate: Annotated[Path, typer.Argument(help="The ONNX file or bundle to judge.", show_default=False)],
     recipe: Annotated[
-        Path, typer.Option("--recipe", "-r", help="Data, task and limits.", show_default=False)
+        Path, typer.Option("--data", "--recipe", "-r", help="Data, task and limits.", show_default=False)
     ],
-    baseline: Annotated[
-        Path | None, typer.Option(help="An ONNX file; the recipe's own model if left out.")
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            "--baseline",
+            help="What it is held against: an ONNX file or bundle. Left out: the fp32 of the same bundle, "
+            "or the recipe's own model, exported now.",
+        ),
     ] = None,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "validation",
+    split: Annotated[str, typer.Option(help="validation or test; looks at test are remembered.")] = (
+        "validation"
+    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write verdict.json, report.html and disagreements.csv here."),
+    ] = None,
     allow_leakage: Leakage = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge any model file against a baseline, on a recipe's data and by its limits."""
+    """Judge a model file against another, on a recipe's data and by its limits; whoever made them."""
     from pastille.cli.shown import as_data, show_verdict
+    from pastille.cli.validating import validated
     from pastille.recipe import read_recipe
 
     if split not in ("validation", "test"):
         fail(f"--split must be validation or test, got {split!r}", ExitCode.USAGE, as_json=as_json)
-    asked = read_recipe(recipe, overrides or ())
-    from pastille.runner.standalone import validate_file
-
-    for file in (candidate, baseline):
-        if file is not None and not file.is_file():
-            fail(f"there is no file {file}; validate takes ONNX files", ExitCode.USAGE, as_json=as_json)
-    with strangers_aside():
-        said = validate_file(
-            candidate,
-            asked,
-            recipe.parent,
-            baseline=baseline,
-            split="test" if split == "test" else "validation",
-            allow_leakage=allow_leakage,
-            progress=progress(quiet=quiet),
-        )
+    said = validated(
+        candidate,
+        against,
+        read_recipe(recipe, overrides or ()),
+        recipe.parent,
+        split="test" if split == "test" else "validation",
+        output=output,
+        allow_leakage=allow_leakage,
+        progress=progress(quiet=quiet),
+    )
     if as_json:
         show_json(as_data(said))
     else:
         show_verdict(said)
+        if output is not None:
+            out.print(f"report  {output / 'report.html'}", markup=False)
     raise SystemExit(int(exit_code(said.status)))
+
+
+@app.command(
+    epilog=_examples(
+        "pastille power",
+        'pastille power --limit "1 %" --discordance "2 %"',
+        "pastille power --tier high --cases 800",
+        "pastille power recipe.yaml",
+    )
+)
+@reports_errors
+def power(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe: what can its data prove?", show_default=False)
+    ] = None,
+    limit: Annotated[str | None, typer.Option(help="Largest permitted drop, e.g. '1 %'.")] = None,
+    tier: Annotated[str | None, typer.Option(help="The limit of a risk tier instead.")] = None,
+    discordance: Annotated[
+        str | None, typer.Option(help="Share of cases that one model gets right and the other wrong.")
+    ] = None,
+    drop: Annotated[str | None, typer.Option(help="The candidate's true drop; 0 % if left out.")] = None,
+    cases: Annotated[int | None, typer.Option(help="What so many cases can prove, instead.")] = None,
+    chance: Annotated[
+        str | None, typer.Option("--power", help="Chance of approval that is wanted; 80 % if left out.")
+    ] = None,
+    confidence: Annotated[str | None, typer.Option(help="Of the interval; 95 % if left out.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say how many cases a limit needs, and what the data at hand can prove, before any work is done."""
+    from pastille.cli.power import power_json, power_report, show_power
+
+    with strangers_aside():
+        found = power_report(
+            recipe,
+            limit=limit,
+            discordance=discordance,
+            drop=drop,
+            power=chance,
+            confidence=confidence,
+            tier=tier,
+            cases=cases,
+            overrides=tuple(overrides or ()),
+            progress=progress(quiet=quiet),
+        )
+    if as_json:
+        show_json(power_json(found))
+    else:
+        show_power(found)
 
 
 @app.command(epilog=_examples("pastille verify runs/digits/20261122-120000-1a2b3c4d/bundle"))
@@ -290,17 +350,29 @@ def report(
         out.print(str(target), markup=False)
 
 
-@app.command(epilog=_examples("pastille doctor", "pastille doctor --json"))
+@app.command(epilog=_examples("pastille doctor", "pastille doctor recipe.yaml", "pastille doctor --json"))
 @reports_errors
-def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine and this installation can do."""
-    from pastille.cli.doctor import examine, show_examination
+def doctor(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe: can its data decide its limits?", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what this machine and this installation can do, and what a recipe's data cannot prove."""
+    from pastille.cli.doctor import diagnose, examine, show_diagnosis, show_examination
 
     found = examine()
+    if recipe is not None:
+        with strangers_aside():
+            found["recipe"] = diagnose(recipe, tuple(overrides or ()), progress(quiet=quiet))
     if as_json:
         show_json(found)
-    else:
-        show_examination(found)
+        return
+    show_examination(found)
+    if recipe is not None:
+        show_diagnosis(found["recipe"])
 
 
 @app.command(epilog=_examples("pastille demo", "pastille demo --list", "pastille demo breast-cancer"))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pastille.cli.console import out
 from pastille.cli.shown import bytes_text, conditions_text
 from pastille.devices import memory_bytes, this_machine
 from pastille.runtime import ONNXRUNTIME
+
+if TYPE_CHECKING:
+    from pastille.progress import Progress
 
 _NEEDS = {
     "core": ("numpy", "scipy", "onnxruntime", "pydantic", "pillow", "jinja2", "typer"),
@@ -37,6 +42,49 @@ def examine() -> dict[str, Any]:
         "summary": conditions_text(machine),
         "packages": {extra: {name: _version(name) for name in names} for extra, names in _NEEDS.items()},
     }
+
+
+def diagnose(recipe: Path, overrides: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """Read a recipe and its targets, and say which limits the test split cannot prove.
+
+    Raises:
+        PastilleError: The recipe or its data cannot be read.
+    """
+    from pastille import policy
+    from pastille.data.attributes import check_attributes
+    from pastille.data.cases import cases
+    from pastille.data.checks import check_targets
+    from pastille.data.load import read_splits
+    from pastille.recipe import read_recipe
+    from pastille.stats.provable import provable
+
+    asked = read_recipe(recipe, overrides)
+    policy.check(asked)
+    splits = read_splits(asked, recipe.parent, progress=progress)
+    check_targets(splits, asked.task)
+    check_attributes(splits, asked.requirements.fairness)
+    bar = policy.bar(asked)
+    cautions = provable(
+        cases(splits.test, "test", asked.task),
+        max_drop=bar.max_drop,
+        max_class_drop=bar.max_class_drop,
+        fairness=bar.fairness,
+        confidence=bar.confidence,
+    )
+    return {"name": asked.name, "test_cases": splits.test.n, "cautions": list(cautions)}
+
+
+def show_diagnosis(found: dict[str, Any]) -> None:
+    """What a recipe's data cannot prove, or that it can."""
+    if not found["cautions"]:
+        proven = (
+            f"{found['name']}: {found['test_cases']} test cases can prove every limit if few decisions change"
+        )
+        out.print("[green]✓[/] ", end="")
+        out.print(f"{proven}; see pastille power for how few", markup=False)
+    for caution in found["cautions"]:
+        out.print("[yellow]![/] ", end="")
+        out.print(caution, markup=False)
 
 
 def int8_note(isa: str) -> str:

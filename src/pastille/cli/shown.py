@@ -71,6 +71,9 @@ def show_verdict(said: Verdict) -> None:
         out.print(check.reason, markup=False)
     if not said.checks:
         out.print(f"  {said.reason}", markup=False)
+    for note in said.notes:
+        out.print("  [yellow]![/] ", end="")
+        out.print(note, markup=False)
 
 
 def _mark(check: Check) -> str:

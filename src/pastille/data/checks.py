@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from pastille.data.ids import at, called
 from pastille.data.split import Split, Splits
+from pastille.data.splitting import presence
 from pastille.errors import DataError
 from pastille.recipe import TaskSection
 from pastille.values import SplitName
@@ -42,7 +45,10 @@ def check_targets(splits: Splits, task: TaskSection) -> None:
     """Hold every split's targets against the task.
 
     Each split needs two different targets: with one class only, nothing can be learned from train, and
-    neither a drop in sensitivity nor one in specificity can be judged on the others.
+    neither a drop in sensitivity nor one in specificity can be judged on the others. Each label of a
+    multilabel task needs a positive and a negative case in train; in validation and test it may lack them,
+    and is then left out of what is judged there: see `one_sided_labels`. Targets of a custom task may be
+    anything but objects: only the user's metric reads them.
 
     Raises:
         DataError: A split is empty or has one class only; a target is of the wrong dtype or shape, out of
@@ -51,43 +57,133 @@ def check_targets(splits: Splits, task: TaskSection) -> None:
     for name, split in splits:
         if split.n == 0:
             raise DataError(f"split {name} is empty; it needs at least one case of two different targets")
-        if split.targets.ndim != 1:
-            shape = split.targets.shape
-            raise DataError(f"targets of {name} must have shape (N,), one per case, got {shape}")
-        if task.kind == "regression":
-            _check_numbers(name, split.targets)
-        else:
-            _check_classes(name, split.targets, task.labels)
+        check_shape(split.targets, task, what=f"targets of {name}")
+        match task.kind:
+            case "regression":
+                _check_numbers(name, split)
+            case "multilabel":
+                _check_labels(name, split, task.labels)
+            case "custom":
+                _check_plain(name, split.targets)
+            case _:
+                _check_classes(name, split, task.labels)
 
 
-def _check_numbers(name: SplitName, targets: np.ndarray) -> None:
+def check_shape(targets: np.ndarray, task: TaskSection, *, what: str) -> None:
+    """Refuse targets of a shape that the kind of task does not have.
+
+    Args:
+        targets: ``(N, ...)``.
+        task: Says what targets mean.
+        what: They are called in the error.
+
+    Raises:
+        DataError: Names the shape that is allowed.
+
+    Example:
+        >>> task = TaskSection(kind="multilabel", labels=["nodule", "effusion"])
+        >>> check_shape(np.zeros((5, 3)), task, what="targets of train")
+        Traceback (most recent call last):
+        pastille.errors.DataError: targets of train must have shape (N, 2), 0 or 1 for each label, got (5, 3)
+    """
+    match task.kind:
+        case "custom":
+            return
+        case "multilabel":
+            labels = len(task.labels)
+            fits, wanted = targets.shape[1:] == (labels,), f"(N, {labels}), 0 or 1 for each label"
+        case "segmentation":
+            fits, wanted = targets.ndim == 3 and 0 not in targets.shape[1:], "(N, H, W), a label per pixel"
+        case _:
+            fits, wanted = targets.ndim == 1, "(N,), one per case"
+    if not fits:
+        raise DataError(f"{what} must have shape {wanted}, got {targets.shape}")
+
+
+def _check_numbers(name: SplitName, split: Split) -> None:
+    targets = split.targets
     if targets.dtype.kind not in "fiu":
         raise DataError(f"targets of {name} must be numbers for a regression task, got {targets.dtype}")
     bad = np.flatnonzero(~np.isfinite(targets))
     if bad.size:
         raise DataError(
-            f"target {name}[{bad[0]}] is {targets[bad[0]]}, as {bad.size} of {targets.size} are not finite; "
-            "remove such cases"
+            f"target {at(name, bad[0], split.ids)} is {targets[bad[0]]}, as {bad.size} of {targets.size} "
+            "are not finite; remove such cases"
         )
     if np.all(targets == targets[0]):
         raise DataError(f"all {targets.size} targets of {name} are {targets[0]}; they must differ")
 
 
-def _check_classes(name: SplitName, targets: np.ndarray, labels: Sequence[str]) -> None:
+def _check_plain(name: SplitName, targets: np.ndarray) -> None:
+    if targets.dtype.kind == "O":
+        raise DataError(
+            f"targets of {name} must be an array of numbers or text, got objects; pad rows to one length"
+        )
+
+
+def _check_labels(name: SplitName, split: Split, labels: Sequence[str]) -> None:
+    targets = split.targets
+    if targets.dtype.kind not in "iub":
+        raise DataError(f"targets of {name} must be 0 or 1, got {targets.dtype}; convert them to int64")
+    bad = np.argwhere((targets != 0) & (targets != 1))
+    if len(bad):
+        row, column = bad[0]
+        raise DataError(
+            f"target {at(name, row, split.ids)} is {targets[row, column]} for {labels[column]!r}, "
+            "but must be 0 or 1"
+        )
+    one_sided = one_sided_labels(targets, labels) if name == "train" else {}
+    for label, side in one_sided.items():
+        raise DataError(
+            f"label {label!r} has no {side} case in train ({len(targets)} cases); it needs both to be "
+            "learned and judged: add cases, or leave the label out"
+        )
+
+
+def one_sided_labels(
+    targets: np.ndarray, labels: Sequence[str]
+) -> dict[str, Literal["positive", "negative"]]:
+    """Labels of a multilabel task that no case has, or that every case has: they cannot be judged.
+
+    Args:
+        targets: ``(N, L)``, 0 or 1.
+        labels: Index -> name.
+
+    Returns:
+        Label -> what there is no case of.
+
+    Example:
+        >>> one_sided_labels(np.array([[0, 1, 1], [0, 0, 1]]), ["effusion", "nodule", "opacity"])
+        {'effusion': 'positive', 'opacity': 'negative'}
+    """
+    share = targets.mean(axis=0)
+    return {
+        label: "negative" if value else "positive"
+        for label, value in zip(labels, share.tolist(), strict=True)
+        if value in (0.0, 1.0)
+    }
+
+
+def _check_classes(name: SplitName, split: Split, labels: Sequence[str]) -> None:
+    targets = split.targets
     if targets.dtype.kind not in "iu":
         raise DataError(
             f"targets of {name} must be integer class indices, got {targets.dtype}; convert them to int64"
         )
-    bad = np.flatnonzero((targets < 0) | (targets >= len(labels)))
-    if bad.size:
+    bad = np.argwhere((targets < 0) | (targets >= len(labels)))
+    if len(bad):
+        place = ", ".join(map(str, bad[0]))
         raise DataError(
-            f"target {name}[{bad[0]}] is {targets[bad[0]]}, but must be between 0 and {len(labels) - 1}, an "
-            f"index into task.labels ({', '.join(labels)}); {bad.size} of {targets.size} targets are not"
+            f"target {name}[{place}]{called(split.ids, bad[0][0])} is {targets[tuple(bad[0])]}, "
+            f"but must be between 0 and {len(labels) - 1}, an index into task.labels ({', '.join(labels)}); "
+            f"{len(bad)} of {targets.size} targets are not"
         )
-    if np.all(targets == targets[0]):
+    first = targets.flat[0]
+    if np.all(targets == first):
+        what = "cases" if targets.ndim == 1 else "pixels"
         raise DataError(
-            f"split {name} has one class only: all {targets.size} cases are {labels[int(targets[0])]!r}; "
-            "it needs cases of at least two labels"
+            f"split {name} has one class only: all {targets.size} {what} are {labels[int(first)]!r}; "
+            f"it needs {what} of at least two labels"
         )
 
 
@@ -97,27 +193,30 @@ class SplitDescription:
 
     n: int
     subjects: int | None
-    classes: Mapping[str, int]  # label -> cases; empty for regression
+    classes: Mapping[str, int]  # label -> cases that have it; empty without labels
     groups: Mapping[str, Mapping[str, int]]  # attribute -> group -> cases
 
 
 def describe(split: Split, labels: Sequence[str]) -> SplitDescription:
     """Count what a split holds.
 
+    A case counts for its class; of a multilabel task for every label that it has; of a segmentation for
+    every class that it has a pixel of.
+
     Args:
         split: Checked by `check_targets`.
-        labels: Index -> name; empty for regression.
+        labels: Index -> name; empty for regression and custom tasks.
 
     Example:
         >>> split = Split(inputs=np.zeros((3, 2)), targets=np.array([0, 1, 1]))
         >>> describe(split, ["benign", "malignant"]).classes
         {'benign': 1, 'malignant': 2}
     """
-    counts = np.bincount(split.targets, minlength=len(labels)) if labels else ()
+    present = presence(split.targets, len(labels))  # (N, K)
     return SplitDescription(
         n=split.n,
         subjects=None if split.subjects is None else len(np.unique(split.subjects)),
-        classes={label: int(count) for label, count in zip(labels, counts, strict=True)},
+        classes=dict(zip(labels, present.sum(axis=0).tolist(), strict=True)),
         groups={name: _counts(column) for name, column in split.groups.items()},
     )
 

@@ -13,7 +13,7 @@ from pastille.data.columns import class_indices, closest, numbers
 from pastille.data.image_splits import image_splits
 from pastille.data.images import SUFFIXES
 from pastille.data.split import Splits
-from pastille.data.table import column_names, columns_from, parts_from, require_file
+from pastille.data.table import column_names, columns_from, ids_from, parts_from, require_file
 from pastille.errors import DataError
 from pastille.progress import Progress
 from pastille.recipe import CsvImagesData, TaskSection
@@ -47,20 +47,27 @@ def read_csv_images(
 
     Args:
         section: What was asked.
-        task: Its labels name the classes; a regression target is read as a number.
+        task: Its labels name the classes; a regression target is read as a number, a custom one as text.
         base: Folder of the recipe.
         seed: Of the split.
         progress: Shows the pass that measures ``normalize: auto``.
 
     Raises:
-        DataError: The table or a folder is missing; a column, an image file or a label is; or a cell is not
-            what it must be. Names the file, the row (the header is row 1) and what is allowed.
+        DataError: The task needs more than one value per image; the table or a folder is missing; a
+            column, an image file or a label is; or a cell is not what it must be. Names the file, the row
+            (the header is row 1) and what is allowed.
     """
+    if task.kind in ("multilabel", "segmentation"):
+        raise DataError(
+            f"reader csv_images cannot give the targets of a {task.kind} task, since it reads one value per "
+            "image; use reader npz, or data.source"
+        )
     path = base / section.path
     require_file(path, path.is_file(), key="data.path")
     table = read_csv(path, [section.image, section.target, *column_names(section)])
     paths = _image_paths(table, section, base)
-    columns = columns_from(section, table, _targets(table, section, task))
+    ids = ids_from(table, section.image)
+    columns = columns_from(section, table, _targets(table, section, task), ids)
     parts = parts_from(section, table, columns, task.kind, seed)
     return image_splits(paths, columns, parts, section=section, progress=progress)
 
@@ -119,10 +126,12 @@ def _targets(table: CsvTable, section: CsvImagesData, task: TaskSection) -> np.n
         return table.where(section.target, row)
 
     values = table.column(section.target)
+    if section.label_map and not task.labels:
+        raise DataError(f"data.label_map must be left out of a {task.kind} task")
     if task.kind == "regression":
-        if section.label_map:
-            raise DataError("data.label_map must be left out of a regression task")
         return numbers(values, where=where)
+    if task.kind == "custom":
+        return np.array(values, dtype=str)
     return class_indices(values, task.labels, label_map=section.label_map, where=where)
 
 

@@ -41,11 +41,15 @@ def read_image_folder(
         progress: Shows the pass that measures ``normalize: auto``.
 
     Raises:
-        DataError: A folder is missing, empty, or no label (the closest label is shown); or ``split.by`` or
-            a regression target is asked for, which folders cannot give.
+        DataError: A folder is missing, empty, or no label (the closest label is shown); ``split.by`` is
+            asked for, or targets other than classes, which folders cannot give.
     """
-    if task.kind == "regression":
-        raise DataError("reader image_folder must have a task with labels; for regression use csv_images")
+    if task.kind not in ("binary", "multiclass"):
+        other = "csv_images" if task.kind in ("regression", "custom") else "npz"
+        raise DataError(
+            f"reader image_folder cannot give the targets of a {task.kind} task, since a folder is one "
+            f"class; use reader {other}, or data.source"
+        )
     if section.split.by is not None:
         raise DataError("data.split.by must be left out of reader image_folder: folders name no subject")
     root = base / section.path
@@ -54,14 +58,15 @@ def read_image_folder(
         cases, parts = _by_split_folder(root, task.labels)
     else:
         cases = _labelled(root, task.labels)
-        parts = parts_by_fraction(section.split, _columns(cases), task.kind, seed)
+        parts = parts_by_fraction(section.split, _columns(cases, root), task.kind, seed)
     paths = [path for path, _ in cases]
-    return image_splits(paths, _columns(cases), parts, section=section, progress=progress)
+    return image_splits(paths, _columns(cases, root), parts, section=section, progress=progress)
 
 
-def _columns(cases: Sequence[_Case]) -> Columns:
+def _columns(cases: Sequence[_Case], root: Path) -> Columns:
     targets = np.array([label for _, label in cases], np.int64)
-    return Columns(targets=targets, groups={}, subjects=None, strata=None)
+    ids = np.array([path.relative_to(root).as_posix() for path, _ in cases], dtype=str)
+    return Columns(targets=targets, groups={}, subjects=None, strata=None, ids=ids)
 
 
 def _names_splits(root: Path, labels: Sequence[str]) -> bool:

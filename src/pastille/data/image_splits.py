@@ -40,7 +40,11 @@ def image_splits(
     cache = PixelCache()
     images = {name: Images(_at(paths, rows), decoding, cache=cache) for name, rows in parts.items()}
     normalization = normalization_for(
-        section.normalize, images["train"], channels=section.channels, progress=progress
+        section.normalize,
+        images["train"],
+        channels=section.channels,
+        progress=progress,
+        ids=columns.ids[parts["train"]],
     )
     splits = {
         name: columns.split(parts[name], inputs.with_normalization(normalization))

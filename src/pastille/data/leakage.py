@@ -10,10 +10,12 @@ from typing import Literal
 import numpy as np
 
 from pastille.data.checks import require_finite
+from pastille.data.ids import at
 from pastille.data.split import Inputs, Splits, named
 from pastille.errors import DataError, LeakageError, PastilleError
 from pastille.progress import Progress
 from pastille.references import one_line
+from pastille.stats.alignment import shown
 from pastille.values import SplitName, TensorSpec
 
 _SHOWN = 5  # leaks that an error names
@@ -27,8 +29,8 @@ _Place = tuple[SplitName, int]
 class Leak:
     """The same thing in two splits."""
 
-    what: Literal["subject", "input"]
-    name: str  # the subject, or the input's SHA-256
+    what: Literal["subject", "case", "input"]
+    name: str  # the subject, the case's id, or the input's SHA-256
     first: tuple[SplitName, int]  # split and index
     second: tuple[SplitName, int]
 
@@ -48,7 +50,7 @@ class Inspection:
     """What one pass over all inputs found."""
 
     digest: str  # SHA-256 over every input and target in order, in hexadecimal
-    leaks: tuple[Leak, ...]  # one per subject or input and pair of splits
+    leaks: tuple[Leak, ...]  # one per subject, case or input and pair of splits
     inputs: tuple[TensorSpec, ...]
 
 
@@ -61,8 +63,8 @@ def inspect(splits: Splits, *, progress: Progress) -> Inspection:
 
     Returns:
         A digest that depends on names, dtypes, shapes and values only, so that it is the same on every
-        machine; subjects and identical inputs found in two splits; and the inputs' names, shapes and
-        dtypes.
+        machine; subjects, case ids and identical inputs found in two splits, an input that is the same
+        case only once; and the inputs' names, shapes and dtypes.
 
     Raises:
         DataError: An input cannot be read, is no array of numbers, holds NaN or infinity, or differs in
@@ -73,17 +75,16 @@ def inspect(splits: Splits, *, progress: Progress) -> Inspection:
     seen: dict[bytes, list[_Place]] = {}
     total = sum(split.n for _, split in splits)
     samples = progress.track(_samples(splits), what="inspecting data", total=total)
-    for place, target, sample in samples:
-        specs = _specs(sample, place) if specs is None else specs
-        _require_like(sample, place, specs)
+    for place, where, target, sample in samples:
+        specs = _specs(sample, where) if specs is None else specs
+        _require_like(sample, where, specs)
         key = _hash(sample)
         digest.update(f"{place[0]}:".encode() + key + _array_bytes(target))
         seen.setdefault(key, []).append(place)
     if specs is None:
         raise DataError("all splits are empty; each needs at least one case")
     inputs = {key.hex(): places for key, places in seen.items()}
-    leaks = (*_leaks("subject", _subjects(splits)), *_leaks("input", inputs))
-    return Inspection(digest=digest.hexdigest(), leaks=leaks, inputs=specs)
+    return Inspection(digest=digest.hexdigest(), leaks=_all_leaks(splits, inputs), inputs=specs)
 
 
 def check_leaks(leaks: Sequence[Leak], *, allow: bool) -> tuple[str, ...]:
@@ -101,11 +102,11 @@ def check_leaks(leaks: Sequence[Leak], *, allow: bool) -> tuple[str, ...]:
     """
     if leaks and not allow:
         more = f", and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
-        shown = ", ".join(
-            f"{leak.what} {leak.name[:_NAME_LENGTH]} in {leak.places}" for leak in leaks[:_SHOWN]
+        first = ", ".join(
+            f"{leak.what} {shown(leak.name[:_NAME_LENGTH])} in {leak.places}" for leak in leaks[:_SHOWN]
         )
         raise LeakageError(
-            f"the splits leak in {len(leaks)} places: {shown}{more}; split by subject and remove duplicates, "
+            f"the splits leak in {len(leaks)} places: {first}{more}; split by subject and remove duplicates, "
             "or record it instead with --allow-leakage",
             pairs=[_pair(leak) for leak in leaks],
         )
@@ -119,48 +120,44 @@ def _pair(leak: Leak) -> tuple[str, str]:
     return first, second
 
 
-def _samples(splits: Splits) -> Iterator[tuple[_Place, np.ndarray, dict[str, np.ndarray]]]:
+def _samples(splits: Splits) -> Iterator[tuple[_Place, str, np.ndarray, dict[str, np.ndarray]]]:
+    """Each case's place, what errors call it, its target and its input."""
     for name, split in splits:
         for index in range(split.n):
-            yield (name, index), split.targets[index], _read(split.inputs, (name, index))
+            where = at(name, index, split.ids)
+            yield (name, index), where, split.targets[index], _read(split.inputs, index, where)
 
 
-def _read(inputs: Inputs, place: _Place) -> dict[str, np.ndarray]:
+def _read(inputs: Inputs, index: int, where: str) -> dict[str, np.ndarray]:
     try:
-        return named(inputs[place[1]])
+        return named(inputs[index])
     except PastilleError:
         raise
     except Exception as error:
-        raise DataError(f"input {_at(place)} cannot be read: {one_line(error)}") from error
+        raise DataError(f"input {where} cannot be read: {one_line(error)}") from error
 
 
-def _at(place: _Place) -> str:
-    return f"{place[0]}[{place[1]}]"
-
-
-def _specs(sample: dict[str, np.ndarray], place: _Place) -> tuple[TensorSpec, ...]:
+def _specs(sample: dict[str, np.ndarray], where: str) -> tuple[TensorSpec, ...]:
     for name, array in sample.items():
         if array.dtype.kind not in "fiub" or array.ndim == 0:
             raise DataError(
-                f"input {name!r} of {_at(place)} must be an array of numbers, got {array.dtype} {array.shape}"
+                f"input {name!r} of {where} must be an array of numbers, got {array.dtype} {array.shape}"
             )
     return tuple(TensorSpec(name=n, shape=a.shape, dtype=a.dtype.name) for n, a in sample.items())
 
 
-def _require_like(sample: dict[str, np.ndarray], place: _Place, specs: Sequence[TensorSpec]) -> None:
+def _require_like(sample: dict[str, np.ndarray], where: str, specs: Sequence[TensorSpec]) -> None:
     if set(sample) != {spec.name for spec in specs}:
         expected = ", ".join(spec.name for spec in specs)
-        raise DataError(
-            f"{_at(place)} must have the inputs {expected} like the first, got {', '.join(sample)}"
-        )
+        raise DataError(f"{where} must have the inputs {expected} like the first, got {', '.join(sample)}")
     for spec in specs:
         array = sample[spec.name]
         if (array.shape, array.dtype.name) != (spec.shape, spec.dtype):
             raise DataError(
-                f"input {spec.name!r} of {_at(place)} must be {spec.dtype} {spec.shape} like the first, got "
+                f"input {spec.name!r} of {where} must be {spec.dtype} {spec.shape} like the first, got "
                 f"{array.dtype.name} {array.shape}"
             )
-        require_finite(array, name=spec.name, where=_at(place))
+        require_finite(array, name=spec.name, where=where)
 
 
 def _hash(sample: dict[str, np.ndarray]) -> bytes:
@@ -176,15 +173,24 @@ def _array_bytes(array: np.ndarray) -> bytes:
     return f"{little.dtype.name}{little.shape}".encode() + little.tobytes()
 
 
-def _subjects(splits: Splits) -> dict[str, list[_Place]]:
+def _all_leaks(splits: Splits, inputs: dict[str, list[_Place]]) -> tuple[Leak, ...]:
+    subjects = _leaks("subject", _places({name: split.subjects for name, split in splits}))
+    cases = tuple(_leaks("case", _places({name: split.ids for name, split in splits})))
+    said = {(leak.first, leak.second) for leak in cases}
+    doubles = (leak for leak in _leaks("input", inputs) if (leak.first, leak.second) not in said)
+    return (*subjects, *cases, *doubles)
+
+
+def _places(columns: dict[SplitName, np.ndarray | None]) -> dict[str, list[_Place]]:
+    """Where each value stands."""
     places: dict[str, list[_Place]] = {}
-    for name, split in splits:
-        for index, subject in enumerate(() if split.subjects is None else split.subjects.tolist()):
-            places.setdefault(str(subject), []).append((name, index))
+    for name, column in columns.items():
+        for index, value in enumerate(() if column is None else column.tolist()):
+            places.setdefault(str(value), []).append((name, index))
     return places
 
 
-def _leaks(what: Literal["subject", "input"], places: dict[str, list[_Place]]) -> Iterator[Leak]:
+def _leaks(what: Literal["subject", "case", "input"], places: dict[str, list[_Place]]) -> Iterator[Leak]:
     for name, found in places.items():
         firsts: dict[SplitName, _Place] = {}
         for place in found:

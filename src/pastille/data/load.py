@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pastille.data.csv_images import read_csv_images
+from pastille.data.ids import check_ids
 from pastille.data.image_folder import read_image_folder
 from pastille.data.npz import read_npz
 from pastille.data.split import SPLIT_NAMES, Split, Splits
@@ -68,6 +69,7 @@ def _from_callable(section: SourceData, base: Path) -> Splits:
     problem = next(_problems(splits), None)
     if problem is not None:
         raise DataError(f"data.source: {section.source} returned {problem}; {_RETURNS}")
+    check_ids(splits)
     return splits  # type: ignore[no-any-return]
 
 
@@ -88,7 +90,7 @@ def _problems(splits: object) -> Iterator[str]:
 def _columns(split: Split) -> Iterator[tuple[str, object]]:
     yield "targets", split.targets
     yield from split.groups.items()
-    optional = {"subjects": split.subjects, "strata": split.strata}
+    optional = {"subjects": split.subjects, "strata": split.strata, "ids": split.ids}
     yield from ((name, column) for name, column in optional.items() if column is not None)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pastille.data.checks import require_finite
+from pastille.data.ids import at
 from pastille.data.split import Inputs, batches
 from pastille.errors import DataError
 from pastille.progress import Progress
@@ -45,7 +46,12 @@ def normalized(x: np.ndarray, normalization: Normalization | None) -> np.ndarray
 
 
 def normalization_for(
-    asked: Normalize, train: Inputs, *, channels: int, progress: Progress
+    asked: Normalize,
+    train: Inputs,
+    *,
+    channels: int,
+    progress: Progress,
+    ids: np.ndarray | None = None,
 ) -> Normalization | None:
     """What ``data.normalize`` of a recipe asks for.
 
@@ -54,6 +60,7 @@ def normalization_for(
         train: Inputs of the train split, not yet normalized, ``(C, ...)`` each.
         channels: C.
         progress: Shows the pass over ``train``.
+        ids: ``(N,)`` what the cases of ``train`` are called, for errors.
 
     Raises:
         DataError: The numbers given, or ImageNet's three, do not fit the channels; or ``train`` is empty
@@ -62,7 +69,7 @@ def normalization_for(
     if asked == "none":
         return None
     if asked == "auto":
-        return measure_normalization(train, progress=progress)
+        return measure_normalization(train, progress=progress, ids=ids)
     if isinstance(asked, Norm):
         return _fitting(Normalization(mean=tuple(asked.mean), std=tuple(asked.std)), channels)
     return _fitting(IMAGENET, channels)
@@ -78,12 +85,15 @@ def _fitting(normalization: Normalization, channels: int) -> Normalization:
     return normalization
 
 
-def measure_normalization(train: Inputs, *, progress: Progress) -> Normalization:
+def measure_normalization(
+    train: Inputs, *, progress: Progress, ids: np.ndarray | None = None
+) -> Normalization:
     """Mean and standard deviation of each channel, in one pass.
 
     Args:
         train: Inputs of the train split, ``(C, ...)`` each, all of one shape.
         progress: Shows the pass.
+        ids: ``(N,)`` what the cases are called, for errors.
 
     Returns:
         Population mean and standard deviation to six digits, so that machines whose sums differ in the
@@ -106,17 +116,17 @@ def measure_normalization(train: Inputs, *, progress: Progress) -> Normalization
     count = -(-len(train) // _BATCH)
     tracked = progress.track(chunks, what="measuring normalization", total=count)
     n, mean, squares = functools.reduce(
-        _merged, (_finite_moments(batch, number * _BATCH) for number, batch in enumerate(tracked))
+        _merged, (_finite_moments(batch, number * _BATCH, ids) for number, batch in enumerate(tracked))
     )
     std = np.sqrt(squares / n)
     return Normalization(mean=_rounded(mean), std=_rounded(np.where(std > 0, std, 1.0)))
 
 
-def _finite_moments(batch: Mapping[str, np.ndarray], first: int) -> _Moments:
+def _finite_moments(batch: Mapping[str, np.ndarray], first: int, ids: np.ndarray | None) -> _Moments:
     ((name, array),) = batch.items()
     if not np.isfinite(array).all():
         for i, row in enumerate(array):
-            require_finite(row, name=name, where=f"train[{first + i}]")
+            require_finite(row, name=name, where=at("train", first + i, ids))
     return _moments(array)
 
 

@@ -9,10 +9,12 @@ from typing import Any, Final, final, overload
 
 import numpy as np
 
+from pastille.data.checks import check_shape
 from pastille.data.columns import class_indices, closest
+from pastille.data.ids import row_ids
 from pastille.data.normalize import normalization_for, normalized
 from pastille.data.split import Splits
-from pastille.data.table import column_names, columns_from, parts_from, require_file
+from pastille.data.table import column_names, columns_from, ids_from, parts_from, require_file
 from pastille.errors import DataError
 from pastille.progress import Progress
 from pastille.recipe import NpzData, TaskSection
@@ -118,7 +120,7 @@ def read_npz(section: NpzData, task: TaskSection, *, base: Path, seed: int, prog
 
     Args:
         section: What was asked.
-        task: Its labels name string targets; its kind decides how to stratify.
+        task: Its labels name string targets; its kind decides the shape of targets and how to stratify.
         base: Folder of the recipe.
         seed: Of the split.
         progress: Shows the pass that measures ``normalize: auto``.
@@ -133,14 +135,18 @@ def read_npz(section: NpzData, task: TaskSection, *, base: Path, seed: int, prog
     path = base / section.path
     require_file(path, path.is_file(), key="data.path")
     names = [section.inputs] if isinstance(section.inputs, str) else list(section.inputs)
-    archive = load_archive(path, [*names, section.target, *column_names(section)])
+    given = [] if section.id is None else [section.id]
+    archive = load_archive(path, [*names, section.target, *given, *column_names(section)])
     arrays = {name: _input_array(archive, name) for name in names}
-    columns = columns_from(section, archive, _targets(archive, section.target, task))
+    ids = (
+        row_ids(len(archive.arrays[section.target])) if section.id is None else ids_from(archive, section.id)
+    )
+    columns = columns_from(section, archive, _targets(archive, section.target, task), ids)
     parts = parts_from(section, archive, columns, task.kind, seed)
     bare = isinstance(section.inputs, str)
     fed = {None if bare else name: array for name, array in arrays.items()}
     inputs = {name: Rows(fed, rows) for name, rows in parts.items()}
-    normalization = _normalization(section, arrays, inputs["train"], progress)
+    normalization = _normalization(section, arrays, inputs["train"], ids[parts["train"]], progress)
     split = {
         name: columns.split(parts[name], rows.with_normalization(normalization))
         for name, rows in inputs.items()
@@ -216,8 +222,13 @@ def _input_array(archive: Archive, name: str) -> np.ndarray:
 
 def _targets(archive: Archive, name: str, task: TaskSection) -> np.ndarray:
     array = archive.arrays[name]
-    if array.dtype.kind not in "fiubUS" or (array.dtype.kind in "US" and task.kind == "regression"):
-        raise DataError(f"{archive.path}: target {name!r} must be numbers or label names, got {array.dtype}")
+    check_shape(array, task, what=f"{archive.path}: target {name!r}")
+    if task.kind == "custom":
+        return array  # whatever it is: only the user's metric reads it
+    may_be_named = task.kind in ("binary", "multiclass")
+    if array.dtype.kind not in ("fiubUS" if may_be_named else "fiub"):
+        allowed = "numbers or label names" if may_be_named else "numbers"
+        raise DataError(f"{archive.path}: target {name!r} must be {allowed}, got {array.dtype}")
     if array.dtype.kind in "US":
         return class_indices(
             archive.column(name), task.labels, label_map={}, where=lambda row: archive.where(name, row)
@@ -225,10 +236,10 @@ def _targets(archive: Archive, name: str, task: TaskSection) -> np.ndarray:
     if task.kind == "regression":
         _require_all(archive, name, np.isfinite(array), "finite")
         return array.astype(np.float64)
-    if array.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            whole = np.isfinite(array) & (array == np.round(array))
-        _require_all(archive, name, whole, "a whole number, the index of a label")
+    top = 1 if task.kind == "multilabel" else len(task.labels) - 1
+    rule = "0 or 1" if task.kind == "multilabel" else f"a whole number from 0 to {top}, the index of a label"
+    with np.errstate(invalid="ignore"):
+        _require_all(archive, name, (array == np.round(array)) & (array >= 0) & (array <= top), rule)
     return array.astype(np.int64)
 
 
@@ -241,7 +252,7 @@ def _require_all(archive: Archive, name: str, good: np.ndarray, rule: str) -> No
 
 
 def _normalization(
-    section: NpzData, arrays: Mapping[str, np.ndarray], train: Rows, progress: Progress
+    section: NpzData, arrays: Mapping[str, np.ndarray], train: Rows, ids: np.ndarray, progress: Progress
 ) -> Normalization | None:
     if section.normalize == "none":
         return None
@@ -250,4 +261,4 @@ def _normalization(
             f"data.normalize must be none where there are several inputs, got {', '.join(arrays)}"
         )
     (array,) = arrays.values()
-    return normalization_for(section.normalize, train, channels=array.shape[1], progress=progress)
+    return normalization_for(section.normalize, train, channels=array.shape[1], progress=progress, ids=ids)

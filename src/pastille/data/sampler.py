@@ -7,20 +7,22 @@ import numpy as np
 from pastille.data.split import Split
 from pastille.data.splitting import codes, stratification
 from pastille.errors import CalibrationError
+from pastille.values import Kind
 
 MIN_CALIBRATION = 16
 
 
-def calibration_indices(split: Split, n: int, *, seed: int, classify: bool = True) -> np.ndarray:
+def calibration_indices(split: Split, n: int, *, seed: int, kind: Kind) -> np.ndarray:
     """Sample cases without replacement, balanced over label and stratum.
 
-    Every cell of label and stratum gives equally many; what a small cell cannot give, the others do.
+    Every cell of label and stratum gives equally many; what a small cell cannot give, the others do. What
+    stands for the label where a case has none or several: see `pastille.data.splitting.stratification`.
 
     Args:
         split: Usually train.
         n: How many to sample; all where the split has no more.
         seed: The same seed gives the same sample.
-        classify: Whether targets are classes; otherwise they are balanced over quantiles.
+        kind: Of the task.
 
     Returns:
         Sorted int64 indices, ``(min(n, N),)``.
@@ -30,14 +32,14 @@ def calibration_indices(split: Split, n: int, *, seed: int, classify: bool = Tru
 
     Example:
         >>> split = Split(inputs=np.zeros((40, 1)), targets=np.repeat([0, 1], [32, 8]))
-        >>> np.bincount(split.targets[calibration_indices(split, 16, seed=0)])
+        >>> np.bincount(split.targets[calibration_indices(split, 16, seed=0, kind="binary")])
         array([8, 8])
     """
     _require_enough(split.n, n)
     if n >= split.n:
         return np.arange(split.n)
     rng = np.random.default_rng(seed)
-    cell = _cells(split, classify)  # (N,)
+    cell = _cells(split, kind)  # (N,)
     sizes = np.bincount(cell)
     take = allocate(sizes, n, order=rng.permutation(len(sizes)))
     drawn = [rng.permutation(np.flatnonzero(cell == i))[:count] for i, count in enumerate(take)]
@@ -80,8 +82,8 @@ def _require_enough(available: int, n: int) -> None:
         )
 
 
-def _cells(split: Split, classify: bool) -> np.ndarray:
-    label = stratification(split.targets, "multiclass" if classify else "regression")
+def _cells(split: Split, kind: Kind) -> np.ndarray:
+    label = stratification(split.targets, kind)
     stratum = np.zeros(split.n, np.int64)
     if split.strata is not None:
         stratum = codes(split.strata.astype(str))

@@ -43,6 +43,8 @@ class Split:
         groups: Demographic attributes, ``(N,)`` each, e.g. ``{"sex": …, "age_band": …}``.
         subjects: ``(N,)`` patient ids: what may not cross splits.
         strata: ``(N,)`` difficulty or source: what calibration samples are balanced over.
+        ids: ``(N,)`` what each case is called in the user's own files, e.g. the file's name; text, each
+            different. Errors and lists of cases then speak of these.
 
     Raises:
         ValueError: The columns differ in length.
@@ -57,9 +59,11 @@ class Split:
     groups: Mapping[str, np.ndarray] = field(default_factory=lambda: MappingProxyType({}))
     subjects: np.ndarray | None = None
     strata: np.ndarray | None = None
+    ids: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         columns = {"targets": self.targets, "subjects": self.subjects, "strata": self.strata}
+        columns |= {"ids": self.ids}
         columns |= {f"groups[{name!r}]": column for name, column in self.groups.items()}
         for name, column in columns.items():
             if column is not None and len(column) != len(self.inputs):

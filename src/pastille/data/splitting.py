@@ -21,10 +21,14 @@ _OVERALL = (
 
 
 def stratification(targets: np.ndarray, kind: Kind) -> np.ndarray:
-    """What splits are made alike in: the class, or the quantile of a number.
+    """What splits are made alike in.
+
+    The class; the quantile of a number; of several labels the rarest that a case has, or that it has none,
+    since the rare ones are what a split may come to lack; of a mask the set of classes that occur in it.
+    Targets of a custom task mean nothing that is known here: all of them are alike.
 
     Args:
-        targets: ``(N,)``.
+        targets: ``(N,)``; multilabel ``(N, L)``, segmentation ``(N, H, W)``, custom ``(N, ...)``.
         kind: Of the task.
 
     Returns:
@@ -33,12 +37,58 @@ def stratification(targets: np.ndarray, kind: Kind) -> np.ndarray:
     Example:
         >>> stratification(np.arange(20.0), "regression").tolist()
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+        >>> stratification(np.array([[1, 0], [1, 1], [1, 0], [0, 0]]), "multilabel").tolist()
+        [1, 2, 1, 0]
     """
-    if kind != "regression":
-        return codes(targets)
+    match kind:
+        case "regression":
+            return _quantiles(targets)
+        case "multilabel":
+            return _rarest(targets != 0)
+        case "segmentation":
+            return _sets(presence(targets, int(targets.max(initial=0)) + 1))
+        case "custom":
+            return np.zeros(len(targets), np.int64)
+        case _:
+            return codes(targets)
+
+
+def presence(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Which classes each case has.
+
+    Args:
+        targets: ``(N,)`` classes, ``(N, L)`` 0 or 1 for each label, or ``(N, H, W)`` masks.
+        classes: How many there are.
+
+    Returns:
+        ``(N, classes)`` bool.
+
+    Example:
+        >>> presence(np.array([[[0, 2], [2, 2]]]), 3)
+        array([[ True, False,  True]])
+    """
+    if targets.ndim == 2:
+        return np.asarray(targets[:, :classes] != 0)
+    pixels = tuple(range(1, targets.ndim))
+    found = [(targets == c).any(axis=pixels) for c in range(classes)]  # never (N, H, W, classes) at once
+    return np.stack(found, axis=1) if found else np.zeros((len(targets), 0), bool)
+
+
+def _quantiles(targets: np.ndarray) -> np.ndarray:
     bins = max(1, min(QUANTILE_BINS, len(targets) // _LEAST_PER_BIN))
     edges = np.quantile(targets, np.arange(1, bins) / bins) if bins > 1 else np.empty(0)
     return np.asarray(np.digitize(targets, np.unique(edges)))
+
+
+def _rarest(present: np.ndarray) -> np.ndarray:
+    """1 + the rarest label of each row of ``(N, L)``; 0 where it has none."""
+    order = np.argsort(present.sum(axis=0), kind="stable")
+    first: np.ndarray = order[present[:, order].argmax(axis=1)] + 1
+    return np.where(present.any(axis=1), first, 0)
+
+
+def _sets(present: np.ndarray) -> np.ndarray:
+    return np.asarray(np.unique(present, axis=0, return_inverse=True)[1]).reshape(-1)
 
 
 def split_indices(

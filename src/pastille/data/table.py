@@ -9,10 +9,12 @@ from typing import Protocol
 import numpy as np
 
 from pastille.data.columns import banded, groups_of, numbers, split_parts, subjects_of
+from pastille.data.ids import MAX_ID
 from pastille.data.split import Inputs, Split
 from pastille.data.splitting import split_indices, stratification
 from pastille.errors import DataError
 from pastille.recipe import Banded, CsvImagesData, Fractions, NpzData
+from pastille.stats.alignment import first_repeat, shown
 from pastille.values import Kind, SplitName
 
 Parts = Mapping[SplitName, np.ndarray]  # row indices of each split
@@ -38,6 +40,7 @@ class Columns:
     groups: Mapping[str, np.ndarray]  # attribute -> (N,) str
     subjects: np.ndarray | None  # (N,) str
     strata: np.ndarray | None  # (N,) str
+    ids: np.ndarray  # (N,) str, each different
 
     def split(self, rows: np.ndarray, inputs: Inputs) -> Split:
         """The cases at ``rows``, with their inputs."""
@@ -47,6 +50,7 @@ class Columns:
             groups={name: column[rows] for name, column in self.groups.items()},
             subjects=None if self.subjects is None else self.subjects[rows],
             strata=None if self.strata is None else self.strata[rows],
+            ids=self.ids[rows],
         )
 
 
@@ -57,7 +61,9 @@ def column_names(section: NpzData | CsvImagesData) -> list[str]:
     return [name for name in (*grouped, section.strata, _subject(section), split) if name is not None]
 
 
-def columns_from(section: NpzData | CsvImagesData, table: Table, targets: np.ndarray) -> Columns:
+def columns_from(
+    section: NpzData | CsvImagesData, table: Table, targets: np.ndarray, ids: np.ndarray
+) -> Columns:
     """Read groups, subjects and strata.
 
     Raises:
@@ -69,6 +75,7 @@ def columns_from(section: NpzData | CsvImagesData, table: Table, targets: np.nda
         groups={name: _group(source, table) for name, source in section.groups.items()},
         subjects=None if subject is None else subjects_of(table.column(subject), where=_at(table, subject)),
         strata=None if section.strata is None else groups_of(table.column(section.strata)),
+        ids=ids,
     )
 
 
@@ -98,6 +105,24 @@ def parts_by_fraction(fractions: Fractions, columns: Columns, kind: Kind, seed: 
         subjects=columns.subjects,
         seed=seed,
     )
+
+
+def ids_from(table: Table, name: str) -> np.ndarray:
+    """A column that names each case, as text.
+
+    Raises:
+        DataError: A cell is empty or too long, or names a case again; says in which rows.
+    """
+    values = table.column(name)
+    for row, value in enumerate(values):
+        if not 1 <= len(value) <= MAX_ID:
+            raise DataError(f"{table.where(name, row)} must have 1 to {MAX_ID} characters, got {len(value)}")
+    ids = np.array(values, dtype=str)
+    repeat = first_repeat(ids)
+    if repeat is not None:
+        before, again = (table.where(name, row) for row in repeat)
+        raise DataError(f"{again} is {shown(ids[repeat[1]])!r}, but so is {before}; each must name one case")
+    return ids
 
 
 def require_file(path: object, exists: bool, *, key: str) -> None:

@@ -37,7 +37,7 @@ def _strip_(model: Any) -> None:
     graph = model.graph
     del model.metadata_props[:]
     model.doc_string = ""
-    for part in (graph, *_subgraphs(graph), *model.functions):
+    for part in (graph, *subgraphs(graph), *model.functions):
         tensors = () if part in model.functions else (*part.input, *part.output, *part.initializer)
         for holder in (part, *part.node, *tensors):
             del holder.metadata_props[:]
@@ -53,20 +53,20 @@ def _name_interface_(graph: Any, inputs: Sequence[str], output: str) -> None:
     del graph.output[1:]
     renames = dict(zip([i.name for i in graph.input], inputs, strict=True))
     renames[graph.output[0].name] = output
-    for node in (n for part in (graph, *_subgraphs(graph)) for n in part.node):
+    for node in (n for part in (graph, *subgraphs(graph)) for n in part.node):
         node.input[:] = [renames.get(name, name) for name in node.input]
         node.output[:] = [renames.get(name, name) for name in node.output]
     for tensor in (*graph.input, *graph.output):
         tensor.name = renames.get(tensor.name, tensor.name)
 
 
-def _subgraphs(graph: Any) -> Iterator[Any]:
+def subgraphs(graph: Any) -> Iterator[Any]:
     """The bodies of branches and loops, at any depth; they may read what is outside."""
     for node in graph.node:
         for attribute in node.attribute:
             for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield body
-                yield from _subgraphs(body)
+                yield from subgraphs(body)
 
 
 def _pool_globally_(model: Any) -> None:
@@ -86,8 +86,8 @@ def _pool_globally_(model: Any) -> None:
     graph.node.extend(nodes)
     if _FLAT in added:
         graph.initializer.append(numpy_helper.from_array(np.array([0, -1], dtype=np.int64), _FLAT))
-    used = {name for part in (graph, *_subgraphs(graph)) for n in part.node for name in n.input}
-    used |= {o.name for part in (graph, *_subgraphs(graph)) for o in part.output}
+    used = {name for part in (graph, *subgraphs(graph)) for n in part.node for name in n.input}
+    used |= {o.name for part in (graph, *subgraphs(graph)) for o in part.output}
     kept = [t for t in graph.initializer if t.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from pastille.values import Check, SplitName, Status, Verdict
+from pastille.values import Check, Evidence, SplitName, Status, Verdict
 
+_SAID = 8  # reasons given in full
 _WORST_FIRST = (Status.REJECTED, Status.INCONCLUSIVE, Status.APPROVED)
 
 
-def verdict(checks: Iterable[Check], *, split: SplitName) -> Verdict:
+def verdict(
+    checks: Iterable[Check],
+    *,
+    split: SplitName,
+    notes: Sequence[str] = (),
+    evidence: Evidence | None = None,
+) -> Verdict:
     """Join checks: every one must pass. Rejected beats inconclusive beats approved.
 
     Requiring all to pass needs no correction for their number: a model that breaks any one limit is still
@@ -18,6 +25,8 @@ def verdict(checks: Iterable[Check], *, split: SplitName) -> Verdict:
     Args:
         checks: At least one.
         split: The cases they were made on.
+        notes: What qualifies the verdict; said in its reason.
+        evidence: What the checks rest on.
 
     Raises:
         ValueError: If there are no checks: nothing would be approved by default.
@@ -37,7 +46,19 @@ def verdict(checks: Iterable[Check], *, split: SplitName) -> Verdict:
         raise ValueError("checks must hold at least one check, got none")
     worst_first = sorted(held, key=lambda check: _WORST_FIRST.index(check.status))
     status = worst_first[0].status
-    reasons = "; ".join(check.reason for check in worst_first)
     return Verdict(
-        status=status, reason=f"{status} on the {split} split: {reasons}", checks=held, split=split
+        status=status,
+        reason="; ".join((f"{status} on the {split} split: {_reasons(worst_first)}", *notes)),
+        checks=held,
+        split=split,
+        notes=tuple(notes),
+        evidence=evidence,
     )
+
+
+def _reasons(worst_first: Sequence[Check]) -> str:
+    """The reasons, those that decided first; of many, the rest by their number."""
+    said, rest = worst_first[:_SAID], worst_first[_SAID:]
+    counts = {status: sum(check.status is status for check in rest) for status in _WORST_FIRST}
+    more = [f"{count} more {status}" for status, count in counts.items() if count]
+    return "; ".join([*(check.reason for check in said), *more])

@@ -32,7 +32,7 @@ def drop_reason(
     if found.interval is None or found.drop is None:
         return f"{subject(found.metric, found.where)} cannot be judged: {why_not(found)}"
     change = changed(found.metric, found.drop, found.interval, limit)
-    cases = f"{found.n} {cases_of(found.metric)}{_counts(found)}"
+    cases = f"{_cases(found)}{_counts(found)}"
     said = f"{subject(found.metric, found.where)} {change}, {cases})"
     return f"{said}, {conclusion(found.metric, limit, status, more, drop=found.drop)}{suffix}"
 
@@ -75,12 +75,18 @@ def _counts(found: Comparison) -> str:
     return f": {found.newly_wrong} newly wrong, {found.newly_right} newly right"
 
 
+def _cases(found: Comparison) -> str:
+    return f"{found.n} {cases_of(found.metric)}" + (
+        f" of {found.subjects} subjects" if found.subjects else ""
+    )
+
+
 def why_not(found: Comparison) -> str:
     """Why there is no interval."""
-    if found.n:
-        return f"{found.n} {cases_of(found.metric)} are too few for an interval"
-    if found.metric == "r2":
+    if found.metric == "r2" and found.drop is None and found.n != 1:
         return "all targets of the split are equal"
+    if found.n:
+        return f"{_cases(found)} are too few for an interval"
     there = f"{place(found.where)} has" if found.where else "the split has"
     return f"{there} no {cases_of(found.metric)}"
 

@@ -184,6 +184,9 @@ class NpzData(Section):
     path: Path
     inputs: str | list[str] = "x"
     target: str = "y"
+    id: str | None = Field(
+        None, description="array of what each case is called, each different; else its row, counted from 0"
+    )
     groups: Groups = Field(default_factory=dict)
     strata: str | None = None
     split: Fractions | str = Field(

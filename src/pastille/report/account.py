@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pastille.report.text as text
 from pastille.record import (
     BaselineProfiled,
     BundleWritten,
@@ -16,9 +17,9 @@ from pastille.record import (
     Started,
     TaskLoaded,
     TestOpened,
+    ThresholdChosen,
 )
-from pastille.report.text import LOWER_IS_BETTER
-from pastille.values import Conditions, Latency, Metrics, Profile, Speedup
+from pastille.values import Conditions, Evidence, Latency, Metrics, Profile, Speedup, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Account:
     started: Started | None
     resumed: tuple[Resumed, ...]
     loaded: TaskLoaded | None
+    threshold: ThresholdChosen | None
     baseline: BaselineProfiled | None
     stages: tuple[StageFinished, ...]  # one per index of the plan, in its order
     opened: tuple[TestOpened, ...]
@@ -60,6 +62,24 @@ class Account:
         return next((s for s in reversed(matching) if s.kept), matching[-1] if matching else None)
 
     @property
+    def verdict(self) -> Verdict | None:
+        """The verdict on test; before that, the newest kept stage's on validation."""
+        if self.final:
+            return self.final.verdict
+        return self.candidate.verdict if self.candidate else None
+
+    @property
+    def evidence(self) -> Evidence:
+        """What was compared before that verdict; empty in records of versions that kept none."""
+        return (self.verdict.evidence if self.verdict else None) or Evidence()
+
+    @property
+    def requirements(self) -> Mapping[str, Any]:
+        """What was asked of the result, or an empty mapping."""
+        asked = self.recipe.get("requirements")
+        return asked if isinstance(asked, Mapping) else {}
+
+    @property
     def metrics(self) -> tuple[Metrics | None, Metrics | None]:
         """Metrics before and after: on the test split once that was judged, on validation until then."""
         if self.final:
@@ -84,7 +104,7 @@ class Account:
         yield from (c.metric for v in verdicts for c in v.checks if c.drop is not None)
         known = [m.overall for m in self.metrics if m is not None]
         yield from (name for name in ("accuracy", "r2") if any(name in overall for overall in known))
-        yield from sorted({n for overall in known for n in overall}, key=lambda n: n in LOWER_IS_BETTER)
+        yield from sorted({n for overall in known for n in overall}, key=text.lower_is_better)
 
 
 def account(record: Record) -> Account:
@@ -95,6 +115,7 @@ def account(record: Record) -> Account:
         started=record.last(Started),
         resumed=record.all(Resumed),
         loaded=record.last(TaskLoaded),
+        threshold=record.last(ThresholdChosen),
         baseline=record.last(BaselineProfiled),
         stages=tuple(stages[i] for i in sorted(stages)),
         opened=record.all(TestOpened),

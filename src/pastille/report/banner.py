@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pastille.report.text as text
 from pastille.report.account import Account
-from pastille.values import Check, Speedup, Status
+from pastille.report.checks import Checks, Tone, check_row, checks, weight
+from pastille.values import Check, Speedup, Status, Verdict
 
-Tone = Literal["good", "bad", "unsure", "plain"]
 Standing = Literal["approved", "rejected", "inconclusive", "unfinished"]
 
-_TONES: dict[Status, Tone] = {
-    Status.APPROVED: "good",
-    Status.REJECTED: "bad",
-    Status.INCONCLUSIVE: "unsure",
-}
 _WORDS: dict[Standing, str] = {
     "approved": "Approved",
     "rejected": "Rejected",
@@ -31,7 +25,8 @@ _VARIANTS = {
     "fp32": "the unchanged fp32 model",
 }
 _MAX_DROPS = 3
-_MAX_CHECKS = 30
+_MAX_REASONS = 4
+OVERRIDE = "Override by "  # how the note of one begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,42 +40,13 @@ class Gain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitMark:
-    """One check on an axis where 0 is nothing (no loss, no bytes) and 1 is its limit."""
-
-    value: float
-    interval: tuple[float, float] | None
-    level: bool  # a size or a time, which fills up to its limit; else a drop
-    tone: Tone
-    words: str  # the same, to be read aloud
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckRow:
-    """One limit of a verdict."""
-
-    metric: str
-    limit: str
-    baseline: str
-    candidate: str
-    drop: str
-    interval: str
-    n: str
-    more_cases: str
-    status: str
-    tone: Tone
-    method: str
-    reason: str
-    mark: LimitMark | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Banner:
     """The verdict of the run, in words."""
 
     standing: Standing
     word: str
     reason: str
+    reasons: tuple[str, ...]  # of a verdict with very many; else all are in ``reason``
     headline: str  # the gains in one sentence; empty where none were measured
     gains: tuple[Gain, ...]
     gains_title: str
@@ -88,8 +54,8 @@ class Banner:
     serves_reason: str
     meaning: str
     split: str
-    checks: tuple[CheckRow, ...]
-    more_checks: int  # left out of the table
+    override: str  # who loosened what the tier permits; empty where nobody did
+    checks: Checks
 
 
 def banner(run: Account) -> Banner:
@@ -97,21 +63,52 @@ def banner(run: Account) -> Banner:
     verdict = run.final.verdict if run.final else None
     standing: Standing = verdict.status.value if verdict else "unfinished"
     gains = tuple(_gains(run))
-    checks = verdict.checks if verdict else ()
+    held = verdict.checks if verdict else ()
     return Banner(
         standing=standing,
         word=_WORDS[standing],
-        reason=text.sentence(verdict.reason) if verdict else _how_far(run),
+        reason=_reason(verdict) if verdict else _how_far(run),
+        reasons=_reasons(held) if _many(held) else (),
         headline=", ".join(_spoken(gain) for gain in gains),
         gains=gains,
         gains_title=_gains_title(run, standing),
         serves=_serves(run),
         serves_reason=text.sentence(run.final.selection_reason) if run.final else "",
-        meaning=_meaning(standing, checks),
+        meaning=_meaning(standing, held),
         split=verdict.split if verdict else "",
-        checks=tuple(check_row(check) for check in checks[:_MAX_CHECKS]),
-        more_checks=max(0, len(checks) - _MAX_CHECKS),
+        override=override(run),
+        checks=checks(held),
     )
+
+
+def _reason(verdict: Verdict) -> str:
+    """As the gate gave it, without the notes at its end, which are warnings; of very many, how many."""
+    if not _many(verdict.checks):
+        tail = "; " + "; ".join(verdict.notes)
+        return text.sentence(verdict.reason.removesuffix(tail) if verdict.notes else verdict.reason, 2500)
+    total = len(verdict.checks)
+    passed = sum(check.status is Status.APPROVED for check in verdict.checks)
+    rejected = sum(check.status is Status.REJECTED for check in verdict.checks)
+    counts = f"{rejected} are rejected, {total - passed - rejected} inconclusive and {passed} approved"
+    return f"Of {text.count(total)} checks on the {verdict.split} split, {counts}. First of all:"
+
+
+def _many(held: Sequence[Check]) -> bool:
+    return sum(check.status is not Status.APPROVED for check in held) > _MAX_REASONS
+
+
+def _reasons(held: Sequence[Check]) -> tuple[str, ...]:
+    return tuple(text.sentence(check.reason, 600) for check in sorted(held, key=weight)[:_MAX_REASONS])
+
+
+def override(run: Account) -> str:
+    """Who took it upon themselves to be looser than the tier, and why; empty where nobody did."""
+    notes = run.verdict.notes if run.verdict else ()
+    asked = run.requirements.get("override")
+    said = next((note for note in notes if note.startswith(OVERRIDE)), "")
+    if not said and isinstance(asked, Mapping):
+        said = f"{OVERRIDE}{asked.get('by', text.ABSENT)}. Reason given: {asked.get('reason', text.ABSENT)}"
+    return text.sentence(said, 1500)
 
 
 def _how_far(run: Account) -> str:
@@ -145,8 +142,8 @@ def _gains(run: Account) -> Iterator[Gain]:
         yield _size_gain(run.before.size_bytes, run.after.size_bytes)
     if run.speedup:
         yield _speed_gain(run.speedup)
-    verdict = run.final.verdict if run.final else (run.candidate.verdict if run.candidate else None)
-    drops = [check for check in (verdict.checks if verdict else ()) if check.drop is not None]
+    held = run.verdict.checks if run.verdict else ()
+    drops = [check for check in held if check.drop is not None and not check.where]
     yield from (_drop_gain(check) for check in drops[:_MAX_DROPS])
 
 
@@ -209,65 +206,6 @@ def _spoken(gain: Gain) -> str:
         return f"{gain.what} {gain.value} ({gain.detail})"
     span = gain.detail.partition(";")[0]
     return f"{gain.value} {gain.what}" + (f" ({span})" if "CI" in span else "")
-
-
-def check_row(check: Check) -> CheckRow:
-    """One limit as a row of a table."""
-    drop, interval = _drop_words(check)
-    return CheckRow(
-        metric=text.metric_name(check.metric),
-        limit=_limit(check),
-        baseline=_value(check.metric, check.baseline),
-        candidate=_value(check.metric, check.candidate),
-        drop=drop,
-        interval=interval,
-        n=text.count(check.n),
-        more_cases=f"about {text.count(check.more_cases)}" if check.more_cases else text.ABSENT,
-        status=check.status.value,
-        tone=_TONES[check.status],
-        method=text.clean(check.method, 120),
-        reason=text.sentence(check.reason, 600),
-        mark=_mark(check, drop, interval),
-    )
-
-
-def _drop_words(check: Check) -> tuple[str, str]:
-    if check.drop is None:
-        return text.ABSENT, ""
-    beside = [check.drop] + ([check.interval.low, check.interval.high] if check.interval else [])
-    decimals = text.drop_decimals(check.metric, limit=check.limit, beside=beside)
-    drop = text.drop(check.metric, check.drop, decimals=decimals)
-    if check.interval is None:
-        return drop, ""
-    span = text.drop_span(check.metric, check.interval, decimals=decimals)
-    return drop, f"{text.confidence(check.interval.confidence)} CI {span}"
-
-
-def _mark(check: Check, drop: str, interval: str) -> LimitMark | None:
-    value = check.candidate if check.drop is None else check.drop
-    ends = (check.interval.low, check.interval.high) if check.interval else ()
-    if value is None or not check.limit > 0 or not all(map(math.isfinite, (value, check.limit, *ends))):
-        return None
-    said = _value(check.metric, check.candidate) if check.drop is None else f"drop {drop} {interval}".strip()
-    return LimitMark(
-        value=value / check.limit,
-        interval=(ends[0] / check.limit, ends[1] / check.limit) if ends else None,
-        level=check.drop is None,
-        tone=_TONES[check.status],
-        words=f"{text.metric_name(check.metric)}: {said}, limit {_limit(check)}",
-    )
-
-
-def _value(metric: str, value: float | None) -> str:
-    if metric == "size":
-        return text.size(value)
-    return text.milliseconds(value) if metric.startswith("latency") else text.metric(metric, value)
-
-
-def _limit(check: Check) -> str:
-    if check.drop is None:
-        return _value(check.metric, check.limit)
-    return text.points(check.metric, text.drop_limit(check.metric, check.limit))
 
 
 def _meaning(standing: Standing, checks: tuple[Check, ...]) -> str:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pastille.report.text as text
 from pastille.record import FinalJudged, StageFinished
 from pastille.report.account import Account, at_batch
-from pastille.report.banner import Tone, check_row, pace, paired_medians
+from pastille.report.banner import pace, paired_medians
+from pastille.report.checks import Tone, check_row
 from pastille.values import Metrics, Profile, Speedup, Verdict
 
 PointKind = Literal["baseline", "kept", "dropped", "final"]
@@ -229,7 +230,7 @@ def _smaller(profile: Profile, before: Profile | None) -> str:
 def _cell(name: str, metrics: Metrics, verdict: Verdict | None) -> MetricCell:
     value, span = text.estimate(name, metrics.overall.get(name))
     checks = verdict.checks if verdict else ()
-    check = next((c for c in checks if c.metric == name and c.drop is not None), None)
+    check = next((c for c in checks if c.metric == name and c.drop is not None and not c.where), None)
     row = check_row(check) if check else None
     return MetricCell(
         value=value,
@@ -291,7 +292,7 @@ def _tradeoff(
         x_unit=unit,
         y_title=f"{spoken} on validation",
         y_share=text.is_share(name),
-        higher_is_better=name not in text.LOWER_IS_BETTER,
+        higher_is_better=not text.lower_is_better(name),
         points=tuple(point for point in points if point is not None),
         floor=floor,
         floor_words=words,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pastille.report.text as text
 from pastille.report.account import Account
@@ -12,7 +12,8 @@ from pastille.report.comparison import shown_metrics
 from pastille.values import Confusion, Estimate, Metrics
 
 MAX_MATRIX_CLASSES = 20
-_MAX_ROWS = 40
+_MAX_ROWS = 30
+_MAX_GROUP_ROWS = 48  # of all tables of groups together
 _MAX_ATTRIBUTES = 12
 _MAX_GROUP_METRICS = 2
 _MAX_CONFUSIONS = 15
@@ -89,14 +90,34 @@ def evidence(run: Account) -> Evidence:
     """Both models on the split that they were last judged on; of an unfinished run, the baseline alone."""
     before, after = run.metrics
     groups = tuple(_groups(before, after, shown_metrics(run)))
+    shares = allot([len(table.rows) for table in groups[:_MAX_ATTRIBUTES]], _MAX_GROUP_ROWS)
     return Evidence(
         split=before.split if before else "",
         matrices=tuple(_matrices(before, after)),
         mixups=tuple(_mixups(before, after)),
         classes=_classes(before, after),
-        groups=groups[:_MAX_ATTRIBUTES],
+        groups=tuple(_shortened(table, most) for table, most in zip(groups, shares, strict=False)),
         more_groups=max(0, len(groups) - _MAX_ATTRIBUTES),
     )
+
+
+def allot(sizes: Sequence[int], most: int) -> list[int]:
+    """How many rows each table may have, so that all together have at most so many; the small are spared.
+
+    Example:
+        >>> allot([4, 100, 30], 60)
+        [4, 28, 28]
+    """
+    given = [0] * len(sizes)
+    left = most
+    for place, index in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
+        given[index] = min(sizes[index], left // (len(sizes) - place))
+        left -= given[index]
+    return given
+
+
+def _shortened(table: PairTable, most: int) -> PairTable:
+    return replace(table, rows=table.rows[:most], more_rows=table.more_rows + max(0, len(table.rows) - most))
 
 
 def _matrices(before: Metrics | None, after: Metrics | None) -> Iterator[Matrix]:

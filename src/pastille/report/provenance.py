@@ -24,6 +24,7 @@ from pastille.record import (
     Started,
     TaskLoaded,
     TestOpened,
+    ThresholdChosen,
 )
 from pastille.report.account import Account
 from pastille.values import Preprocessing, TensorSpec
@@ -226,6 +227,8 @@ def _told(event: Event) -> str:
             return "model and data loaded and checked"
         case BaselineProfiled():
             return "baseline exported and measured"
+        case ThresholdChosen():
+            return f"operating threshold {event.threshold:.4g} chosen on validation"
         case StageFinished():
             fate = "kept" if event.kept else "dropped"
             name = text.clean(event.name, 40)

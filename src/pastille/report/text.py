@@ -9,35 +9,15 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import pastille.vocabulary as vocabulary
 from pastille.values import Estimate, Interval
 
 ABSENT = "–"
 MINUS = "−"
 _TINY, _HUGE = 1e-9, 1e15  # outside of these, digits are not read but counted
 UNIT_SPACE = "\N{NARROW NO-BREAK SPACE}"
-
-# Shares print as percent; everything else (AUROC, R², RMSE) as a plain number.
-_SHARES = frozenset(
-    {
-        *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "recall", "precision"),
-        *("f1", "macro_f1", "ppv", "npv"),
-    }
-)
-_NAMES = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "mse": "MSE",
-    "r2": "R²",
-    "ece": "ECE",
-    "f1": "F1",
-    "ppv": "PPV",
-    "npv": "NPV",
-}
-LOWER_IS_BETTER = frozenset({"rmse", "mae", "mse", "ece", "brier", "nll"})
 
 
 def clean(text: object, limit: int = 2000) -> str:
@@ -217,12 +197,58 @@ def metric_name(name: str) -> str:
         >>> metric_name("auroc"), metric_name("balanced_accuracy")
         ('AUROC', 'balanced accuracy')
     """
-    return _NAMES.get(name) or clean(name, 60).replace("_", " ")
+    return vocabulary.spoken(clean(name, 60))
 
 
 def is_share(name: str) -> bool:
     """Whether a metric prints as percent."""
-    return name in _SHARES
+    return vocabulary.is_share(name)
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a smaller value of a metric is the better one."""
+    return name in vocabulary.LOWER_IS_BETTER
+
+
+def place(where: Mapping[str, str]) -> str:
+    """Which cases a figure speaks of, as in `pastille.values.Comparison.where`; empty for all of them.
+
+    Example:
+        >>> place({"sex": "female", "age_band": "65+"}), place({"between": "sex"})
+        ('sex female and age band 65+', 'between groups of sex')
+        >>> place({"perturbation": "gaussian noise", "severity": "3"})
+        'under gaussian noise, severity 3'
+    """
+    known = {clean(name, 60): clean(value, 80) for name, value in list(where.items())[:4]}
+    match known:
+        case {"between": attribute}:
+            return f"between groups of {attribute_name(attribute)}"
+        case {"perturbation": perturbation, "severity": severity}:
+            return f"under {perturbation}, severity {severity}"
+        case _:
+            return vocabulary.place(known)
+
+
+def attribute_name(attribute: str) -> str:
+    """A demographic attribute, or two of them, as it is spoken of.
+
+    Example:
+        >>> attribute_name("sex × age_band")
+        'sex × age band'
+    """
+    return clean(attribute, 80).replace("_", " ")
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with its sign of equality.
+
+    Example:
+        >>> p_value(0.0321), p_value(4e-7), p_value(1.0)
+        ('p = 0.032', 'p < 0.001', 'p = 1.000')
+    """
+    if value is None or not math.isfinite(value):
+        return ""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def metric(name: str, value: float | None) -> str:
@@ -230,7 +256,7 @@ def metric(name: str, value: float | None) -> str:
 
     Example:
         >>> metric("accuracy", 0.9721), metric("auroc", 0.9124), metric("rmse", 54.31)
-        ('97.2\u202f%', '0.912', '54.3')
+        ('97.2\u202f%', '91.2\u202f%', '54.3')
     """
     number = bare_metric(name, value)
     return f"{number}{UNIT_SPACE}%" if is_share(name) and number != ABSENT else number
@@ -267,7 +293,7 @@ def drop(name: str, value: float | None, *, decimals: int | None = None) -> str:
     """A drop of a metric with its unit; positive is worse.
 
     Example:
-        >>> drop("accuracy", 0.004), drop("accuracy", -0.01), drop("auroc", 0.002)
+        >>> drop("accuracy", 0.004), drop("auroc", -0.01), drop("brier", 0.002)
         ('0.4 points', '−1.0 points', '0.002')
     """
     number = bare_drop(name, value, decimals=decimals)

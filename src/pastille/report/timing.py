@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pastille.report.text as text
 from pastille.report.account import Account, at_batch, machine
-from pastille.report.banner import Tone, pace
+from pastille.report.banner import pace
+from pastille.report.checks import Tone
 from pastille.values import Conditions, Footprint, Latency, Profile, Speedup
 
 _MAX_BATCHES = 12

@@ -12,17 +12,9 @@ from pastille.report.banner import Banner, banner
 from pastille.report.changes import Change, changes
 from pastille.report.comparison import Comparison, Tradeoff, comparison, tradeoffs
 from pastille.report.evidence import Evidence, evidence
+from pastille.report.judgement import Judgement, Warning, judgement, reservations
 from pastille.report.provenance import Data, Origin, data, origin
 from pastille.report.timing import Timing, timing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Warning:  # noqa: A001 - what it is on the page
-    """Something that weakens the evidence, and that nobody may overlook."""
-
-    title: str
-    text: str
-    items: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +28,7 @@ class View:
     threads: str
     banner: Banner
     warnings: tuple[Warning, ...]
+    judgement: Judgement
     comparison: Comparison
     tradeoffs: tuple[Tradeoff, ...]
     evidence: Evidence
@@ -67,7 +60,8 @@ def view(record: Record) -> View:
         begun=text.when(record.events[0].at) if record.events else "",
         threads=_threads(run),
         banner=banner(run),
-        warnings=tuple(_warnings(run, shown)),
+        warnings=(*reservations(run), *_warnings(run, shown)),
+        judgement=judgement(run),
         comparison=comparison(run),
         tradeoffs=tradeoffs(run),
         evidence=evidence(run),

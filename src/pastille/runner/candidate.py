@@ -8,26 +8,28 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pastille.errors import IntegrityError
+from pastille.errors import IntegrityError, RecipeError
 from pastille.export import check_parity, export_onnx
 from pastille.files import sha256_file, write_atomic
-from pastille.measure.evaluate import answer, same_for_batches
+from pastille.gates.findings import Findings
+from pastille.measure.changed import FILE, list_changed
 from pastille.measure.profile import profile_file
 from pastille.progress import Progress
 from pastille.pruning import read_model, write_model
+from pastille.recipe import ThresholdGoal
 from pastille.runner.journal import Journal, load_array, relative, save_array
 from pastille.runtime import load
 from pastille.stages import Artifact
-from pastille.stats.decisions import decide
+from pastille.stats.threshold import ChosenThreshold, choose_threshold
 from pastille.task import Task, example_batch
-from pastille.values import Profile, to_json
+from pastille.validation import INVARIANCE_CASES, invariance_findings, read_answers, stress_findings
+from pastille.values import Cases, Profile, to_json
 
 if TYPE_CHECKING:
     from torch import nn
 
 MODEL, PROFILE, ANSWERS = "model.onnx", "profile.json", "validation.npy"
 _PARITY_CASES = 8
-_BATCH_CASES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,8 @@ def measure(
 ) -> Candidate:
     """Measure an exported file on validation, and write the profile beside it."""
     session = load(artifact.file, threads=task.recipe.measure.threads)
-    split = task.splits.validation
-    outputs = answer(session, split, progress=progress, what=f"evaluating {name}")
+    split, cases = task.splits.validation, task.cases["validation"]
+    outputs = read_answers(session, split, cases, task.recipe, name=name, progress=progress)
     profile = profile_file(
         artifact.file,
         name=name,
@@ -80,7 +82,7 @@ def measure(
         precision=precision,
         split=split,
         outputs=outputs,
-        cases=task.cases["validation"],
+        cases=cases,
         parameters=sum(p.numel() for p in artifact.module.parameters()),
         confidence=task.recipe.requirements.confidence,
         threads=task.recipe.measure.threads,
@@ -117,14 +119,46 @@ def reopened(profile: Profile, task: Task, journal: Journal, *, module: nn.Modul
     return Candidate(artifact=Artifact(module=module, file=file), profile=profile, outputs=outputs)
 
 
-def batch_note(candidate: Candidate, task: Task) -> tuple[str, ...]:
-    """Promise 5: does a file decide the same, whatever the batch size? A sentence if it does not."""
-    if task.recipe.task.kind == "regression":
-        return ()
+def invariance_of(candidate: Candidate, task: Task) -> Findings:
+    """Whether a candidate's file decides the same however it is asked."""
+    return invariance_findings(
+        candidate.artifact.file,
+        task.splits.validation,
+        task.cases["validation"],
+        task.recipe,
+        limit=INVARIANCE_CASES,
+    )
+
+
+def stress_of(kept: Candidate, baseline: Candidate, task: Task, base: Path, progress: Progress) -> Findings:
+    """Both files under perturbed inputs of validation, if the recipe asks for it."""
+    threads = task.recipe.measure.threads
+    before, after = (load(c.artifact.file, threads=threads) for c in (baseline, kept))
     cases = task.cases["validation"]
-    n = min(_BATCH_CASES, task.splits.validation.n)
-    inputs = [task.splits.validation.inputs[i] for i in range(n)]
-    answers = same_for_batches(load(candidate.artifact.file), inputs)
-    first = replace(cases, targets=cases.targets[:n])
-    changed = answers.changed_decisions(lambda outputs: decide(outputs, first))
-    return (f"{changed} of {n} cases are decided differently for another batch size",) if changed else ()
+    return stress_findings(before, after, task.splits, cases, task.recipe, base, progress)
+
+
+def listed(
+    found: Findings, before: np.ndarray, after: np.ndarray, cases: Cases, folder: Path, journal: Journal
+) -> Findings:
+    """Write the list of changed cases into ``folder``, and name it in the evidence."""
+    counted = found.evidence.disagreement
+    if counted is None or not list_changed(folder / FILE, before, after, cases):
+        return found
+    counted = replace(counted, file=relative(folder / FILE, journal))
+    return replace(found, evidence=replace(found.evidence, disagreement=counted))
+
+
+def chosen_threshold(
+    file: Path, goal: Literal["youden"] | ThresholdGoal, task: Task, progress: Progress
+) -> ChosenThreshold:
+    """The operating threshold that a goal asks for, from what the baseline answers to validation."""
+    session = load(file, threads=task.recipe.measure.threads)
+    cases = task.cases["validation"]
+    found = read_answers(
+        session, task.splits.validation, cases, task.recipe, name="baseline", progress=progress
+    )
+    try:
+        return choose_threshold(found, cases, goal)
+    except ValueError as error:
+        raise RecipeError(f"task.threshold: {error}", key="task.threshold") from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,18 +22,22 @@ from pastille.bundle import (
 from pastille.data.split import Inputs, collate
 from pastille.errors import StageError
 from pastille.export.onnx import OUTPUT
-from pastille.gates import judge_latency, judge_metrics, judge_size, verdict
-from pastille.measure.evaluate import answer
+from pastille.gates import judge_latency, judge_size, verdict
+from pastille.gates.findings import Findings
+from pastille.gates.judge import judge_answers
 from pastille.measure.latency import compare
+from pastille.openings import LEDGER, Opening, earlier_looks, record_opening, sketch
 from pastille.progress import Progress
-from pastille.record import BundleWritten, FinalJudged, TestOpened
+from pastille.record import BundleWritten, FinalJudged, TestOpened, now
 from pastille.report import render
 from pastille.report.view import view
-from pastille.runner.candidate import Candidate
+from pastille.runner.candidate import Candidate, invariance_of, listed, stress_of
 from pastille.runner.journal import Journal, load_array, save_array
 from pastille.runtime import Session, load
 from pastille.stats.metrics import score
+from pastille.stats.scale import to_logits
 from pastille.task import Task
+from pastille.validation import read_answers
 from pastille.values import Check, Profile, Speedup, Status, TensorSpec, Verdict, to_json
 
 VariantName = Literal["int8", "compressed", "fp32"]
@@ -39,7 +45,7 @@ FINAL, BUNDLE = "final", "bundle"
 
 
 def judge_on_test(
-    kept: Candidate, baseline: Candidate, task: Task, journal: Journal, progress: Progress
+    kept: Candidate, baseline: Candidate, task: Task, base: Path, journal: Journal, progress: Progress
 ) -> FinalJudged:
     """Hold the candidate against the baseline on the test split, once.
 
@@ -51,16 +57,10 @@ def judge_on_test(
         return done
     cases = task.cases["test"]
     before, after = _test_answers(kept, baseline, task, journal, progress)
-    checks = judge_metrics(
-        before,
-        after,
-        cases=cases,
-        limits=policy.limits(task.recipe),
-        confidence=task.recipe.requirements.confidence,
-    )
-    checks = (*checks, *_other_checks(kept.profile, baseline.profile, task))
     compressed = kept is not baseline
-    said = verdict(checks, split="test") if compressed else _nothing_kept()
+    said = _nothing_kept()
+    if compressed:
+        said = _verdict(before, after, (baseline, kept), task, base, journal, progress)
     speedups = _speedups(kept, baseline, task, progress) if compressed else ()
     selected, reason = select(said, kept.profile, baseline.profile, speedups, task)
     confidence = task.recipe.requirements.confidence
@@ -78,21 +78,66 @@ def judge_on_test(
     return event
 
 
+def _verdict(
+    before: np.ndarray,
+    after: np.ndarray,
+    candidates: tuple[Candidate, Candidate],
+    task: Task,
+    base: Path,
+    journal: Journal,
+    progress: Progress,
+) -> Verdict:
+    """Everything that was asked, held against the answers on test and against the file itself."""
+    baseline, kept = candidates
+    cases = task.cases["test"]
+    found = judge_answers(before, after, cases=cases, bar=policy.bar(task.recipe))
+    found = listed(found, before, after, cases, journal.directory / FINAL, journal)
+    found += Findings(checks=tuple(_other_checks(kept.profile, baseline.profile, task)))
+    found += invariance_of(kept, task) + stress_of(kept, baseline, task, base, progress)
+    opened = journal.record.all(TestOpened)
+    earlier = opened[0].earlier if opened else ()
+    sketched = sketch(task.splits.test) if earlier else ()
+    notes = (policy.override_note(task.recipe), earlier_looks(earlier, sketched))
+    return verdict(
+        found.checks,
+        split="test",
+        notes=(*found.notes, *(note for note in notes if note)),
+        evidence=found.evidence,
+    )
+
+
 def _test_answers(
     kept: Candidate, baseline: Candidate, task: Task, journal: Journal, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
     folder = journal.directory / FINAL
     files = [folder / f"{i}-{c.profile.name}.npy" for i, c in enumerate((baseline, kept))]
     if not all(file.is_file() for file in files):
-        again = journal.record.last(TestOpened) is not None
-        reason = "final gate, interrupted before its answers were on disk" if again else "final gate"
-        journal.append(TestOpened(reason=reason))
+        _open_test(task, journal)
         for file, candidate in zip(files, (baseline, kept), strict=True):
             session = load(candidate.artifact.file, threads=task.recipe.measure.threads)
-            what = f"evaluating {candidate.profile.name} on test"
-            save_array(file, answer(session, task.splits.test, progress=progress, what=what))
+            name = f"{candidate.profile.name} on test"
+            cases = task.cases["test"]
+            found = read_answers(session, task.splits.test, cases, task.recipe, name=name, progress=progress)
+            save_array(file, found)
     before, after = (load_array(file) for file in files)
     return before, after
+
+
+def _open_test(task: Task, journal: Journal) -> None:
+    """Write down that the test split is opened, in the record and in the ledger of all runs, before it is."""
+    again = journal.record.last(TestOpened) is not None
+    reason = "final gate, interrupted before its answers were on disk" if again else "final gate"
+    home = journal.directory.parent.parent
+    test = task.splits.test
+    opening = Opening(
+        at=now(),
+        purpose="final gate",
+        by=journal.directory.relative_to(home).as_posix(),
+        cases=test.n,
+        sketch=sketch(test),
+    )
+    earlier = record_opening(home / LEDGER, opening)
+    journal.append(TestOpened(reason=reason, earlier=earlier))
 
 
 def _other_checks(kept: Profile, baseline: Profile, task: Task) -> list[Check]:
@@ -181,7 +226,8 @@ def seal(
         kind=section.kind,
         labels=tuple(section.labels),
         positive=tuple(section.labels[i] for i in section.positive_classes),
-        threshold=task.cases["test"].threshold,
+        threshold=task.cases["validation"].threshold,
+        outputs=section.outputs,
         inputs=task.inputs,
         output=TensorSpec(name=OUTPUT, shape=tuple(kept.outputs.shape[1:]), dtype="float32"),
         preprocessing=task.splits.preprocessing,
@@ -189,7 +235,7 @@ def seal(
             **task.recipe.requirements.model_dump(mode="json"),
             "max_drop": policy.limits(task.recipe),
         },
-        verdict=final.verdict,
+        verdict=replace(final.verdict, evidence=None),  # the record has it
         selected=final.selected,  # type: ignore[arg-type]
         selection_reason=final.selection_reason,
         variants=tuple(_part(name, candidate, final) for name, candidate in candidates.items()),
@@ -221,7 +267,9 @@ def _golden(candidates: dict[VariantName, Candidate], task: Task) -> Golden:
     inputs = task.splits.validation.inputs
     if task.recipe.golden == "synthetic":
         made_up = synthetic(inputs, seed=task.recipe.seed)
-        outputs = [session(made_up)[OUTPUT] for session in sessions.values()]
+        section = task.recipe.task
+        raw = [session(made_up)[OUTPUT] for session in sessions.values()]
+        outputs = [to_logits(section.kind, answers, section.outputs) for answers in raw]
         rows = _typical(outputs, task)
         return answer_cases({name: x[rows] for name, x in made_up.items()}, sessions, output=OUTPUT)
     rows = _typical([c.outputs for c in candidates.values()], task)

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from pastille import policy
-from pastille.data.checks import describe
 from pastille.devices import usable_cores
 from pastille.errors import RecipeError
-from pastille.gates import judge_metrics, verdict
+from pastille.gates import verdict
+from pastille.gates.judge import judge_answers
 from pastille.progress import SILENT, Progress
 from pastille.recipe import PlanStep, PruneStep, QuantizeStep, Recipe, step_name
 from pastille.record import (
@@ -23,19 +23,28 @@ from pastille.record import (
     BundleWritten,
     FinalJudged,
     Record,
-    SplitSummary,
     StageDetails,
     StageFinished,
     TaskLoaded,
+    ThresholdChosen,
 )
 from pastille.report import write_report
-from pastille.runner.candidate import Candidate, batch_note, export, measure, reopened
-from pastille.runner.caution import cautions
+from pastille.runner.candidate import (
+    Candidate,
+    chosen_threshold,
+    export,
+    invariance_of,
+    listed,
+    measure,
+    reopened,
+)
+from pastille.runner.caution import guessing, unprovable
 from pastille.runner.final import judge_on_test, seal
 from pastille.runner.journal import Journal, open_run
 from pastille.stages import Artifact, run_stage, stage_for
 from pastille.stages.contract import state_digest
 from pastille.task import Task, load_task
+from pastille.validation import split_summary
 from pastille.values import Status, Verdict
 
 
@@ -109,13 +118,15 @@ def _check_plan(recipe: Recipe, base: Path, task: Task) -> None:
 
 def _carry_out(recipe: Recipe, base: Path, task: Task, journal: Journal, progress: Progress) -> None:
     journal.note_task(_task_loaded(task))
-    baseline = _baseline(task, journal, progress)
+    for note in unprovable(task):
+        progress.note(note)
+    baseline, task = _baseline(task, journal, progress)
     check_reachable(recipe, baseline)
     kept = current = baseline
     for index, step in enumerate(recipe.plan, start=1):
         candidate, status, stays = _stage(index, step, current, baseline, task, base, journal, progress)
         current, kept = outcome_of(candidate, status, stays=stays, kept=kept)
-    final = judge_on_test(kept, baseline, task, journal, progress)
+    final = judge_on_test(kept, baseline, task, base, journal, progress)
     seal(kept, baseline, final, task, journal, progress)
     write_report(journal.record, journal.directory / "report.html")
 
@@ -151,12 +162,15 @@ def outcome_of(
     return candidate, kept if status is Status.REJECTED else candidate
 
 
-def _baseline(task: Task, journal: Journal, progress: Progress) -> Candidate:
-    done = journal.record.last(BaselineProfiled)
+def _baseline(task: Task, journal: Journal, progress: Progress) -> tuple[Candidate, Task]:
+    """Export and measure the model as it was brought; the task comes back with its threshold."""
+    done, chosen = journal.record.last(BaselineProfiled), journal.record.last(ThresholdChosen)
     if done is not None:
-        return reopened(done.profile, task, journal, module=task.model)
+        task = at_threshold(task, chosen.threshold) if chosen else task
+        return reopened(done.profile, task, journal, module=task.model), task
     folder = journal.fresh_folder("stages/00-baseline")
     file, error = export(task.model, task, folder, progress)
+    task = _with_threshold(file, task, journal, progress)
     candidate = measure(
         "baseline",
         Artifact(module=task.model, file=file),
@@ -166,12 +180,33 @@ def _baseline(task: Task, journal: Journal, progress: Progress) -> Candidate:
         precision="fp32",
         progress=progress,
     )
-    notes = cautions(candidate.profile.metrics, task)
-    for note in notes:
+    section = task.recipe.task
+    guesses = tuple(guessing(candidate.profile.metrics, len(section.labels), section.kind))
+    for note in guesses:
         progress.note(note)
+    notes = (*unprovable(task), *guesses)
     details = StageDetails(parity_max_abs_error=error, notes=notes)
     journal.append(BaselineProfiled(profile=candidate.profile, details=details))
-    return candidate
+    return candidate, task
+
+
+def _with_threshold(file: Path, task: Task, journal: Journal, progress: Progress) -> Task:
+    """Choose the operating threshold on validation, from the baseline's answers, if it is not given."""
+    goal, chosen = task.recipe.task.threshold, journal.record.last(ThresholdChosen)
+    if isinstance(goal, float):
+        return task
+    if chosen is None:
+        found = chosen_threshold(file, goal, task, progress)
+        chosen = ThresholdChosen(threshold=found.threshold, reason=found.sentence)
+        journal.append(chosen)
+        progress.note(found.sentence)
+    return at_threshold(task, chosen.threshold)
+
+
+def at_threshold(task: Task, threshold: float) -> Task:
+    """The task, every split of it decided at one threshold."""
+    cases = {name: replace(held, threshold=threshold) for name, held in task.cases.items()}
+    return replace(task, cases=cases)
 
 
 def _stage(
@@ -197,20 +232,20 @@ def _stage(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.recipe.seed)
         result = run_stage(stage, before.artifact, task, folder, progress)
-    file, details, precision = result.quantized, result.details, "int8"
+    file, details = result.quantized, result.details
     if file is None:
         file, error = export(result.module, task, folder, progress)
-        details, precision = replace(details, parity_max_abs_error=error), "fp32"
+        details = replace(details, parity_max_abs_error=error)
     candidate = measure(
         stage.name,
         Artifact(module=result.module, file=file),
         task,
         journal,
         baseline=baseline,
-        precision="int8" if precision == "int8" else "fp32",
+        precision=result.precision,
         progress=progress,
     )
-    said = judge(candidate, baseline, task)
+    said = judge(candidate, baseline, task, journal)
     kept, consequence = decide(said, provisional=is_provisional(task.recipe.plan, index))
     journal.append(
         StageFinished(
@@ -221,7 +256,7 @@ def _stage(
             verdict=said,
             kept=kept,
             consequence=consequence,
-            details=replace(details, notes=(*details.notes, *batch_note(candidate, task))),
+            details=details,
             seconds=round(time.monotonic() - started, 1),
         )
     )
@@ -230,16 +265,19 @@ def _stage(
     return candidate, said.status, kept
 
 
-def judge(candidate: Candidate, baseline: Candidate, task: Task) -> Verdict:
-    """Hold a stage's file against the baseline on validation."""
-    checks = judge_metrics(
+def judge(candidate: Candidate, baseline: Candidate, task: Task, journal: Journal) -> Verdict:
+    """Hold a stage's file against the baseline on validation, and list the cases that changed."""
+    found = judge_answers(
         baseline.outputs,
         candidate.outputs,
         cases=task.cases["validation"],
-        limits=policy.limits(task.recipe),
-        confidence=task.recipe.requirements.confidence,
+        bar=policy.bar(task.recipe),
+        thorough=False,
     )
-    return verdict(checks, split="validation")
+    found += invariance_of(candidate, task)
+    folder = candidate.artifact.file.parent
+    found = listed(found, baseline.outputs, candidate.outputs, task.cases["validation"], folder, journal)
+    return verdict(found.checks, split="validation", notes=found.notes, evidence=found.evidence)
 
 
 def decide(said: Verdict, *, provisional: bool) -> tuple[bool, str]:
@@ -285,12 +323,8 @@ def check_reachable(recipe: Recipe, baseline: Candidate) -> None:
 
 def _task_loaded(task: Task) -> TaskLoaded:
     labels = task.recipe.task.labels
-    summaries = {name: describe(split, labels) for name, split in task.splits}
     return TaskLoaded(
-        splits={
-            name: SplitSummary(n=s.n, subjects=s.subjects, classes=s.classes, groups=s.groups)
-            for name, s in summaries.items()
-        },
+        splits={name: split_summary(split, labels) for name, split in task.splits},
         inputs=task.inputs,
         preprocessing=task.splits.preprocessing,
         data_digest=task.data_digest,

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pastille.errors import IntegrityError
+from pastille.runtime.protobuf import LENGTH, Field, MalformedError, fields
 
 MAX_BYTES: Final = 2 << 30  # protobuf's own limit for one message
 MAX_DEPTH: Final = 100  # nested messages, as in protobuf's own parsers
 MAX_FIELDS: Final = 5_000_000  # a large model has some 100,000
-
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 # message -> field -> message held by that field, for every way from a model to a tensor (onnx.proto3).
 _CHILDREN: Final[dict[str, dict[int, str]]] = {
@@ -41,19 +39,6 @@ _CHILDREN: Final[dict[str, dict[int, str]]] = {
 }
 _IR_VERSION, _GRAPH = 1, 7  # fields of ModelProto
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of TensorProto
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    number: int
-    wire: int
-    value: int  # of a varint
-    start: int  # of a length-delimited payload
-    end: int
-
-
-class _MalformedError(Exception):
-    """The bytes are not a protobuf message."""
 
 
 def check_self_contained(path: Path, *, max_bytes: int = MAX_BYTES) -> None:
@@ -98,74 +83,31 @@ def _check_model(path: Path, data: mmap.mmap) -> None:
                     "a model must hold all of its weights itself: export it with external_data=False, or "
                     "onnx.save(onnx.load(FILE), NEW_FILE)"
                 )
-    except _MalformedError as error:
+    except MalformedError as error:
         raise IntegrityError(f"{path} is not an ONNX model: {error}") from None
     if not {_IR_VERSION, _GRAPH} <= found:
         raise IntegrityError(f"{path} is not an ONNX model: it has no IR version or no graph")
 
 
-def _is_external(field: _Field) -> bool:
+def _is_external(field: Field) -> bool:
     # An enum is read as 32 bits, so that 2**32 + 1 would be EXTERNAL too.
     location = field.number == _DATA_LOCATION and field.value & 0xFFFFFFFF != 0
     return location or field.number == _EXTERNAL_DATA
 
 
-def _walk(data: mmap.mmap) -> Iterator[tuple[str, _Field]]:
+def _walk(data: mmap.mmap) -> Iterator[tuple[str, Field]]:
     """Every field of every message on a way to a tensor, in no promised order."""
     pending = [("ModelProto", 0, len(data), 0)]
     seen = 0
     while pending:
         message, start, end, depth = pending.pop()
         if depth > MAX_DEPTH:
-            raise _MalformedError(f"it nests deeper than {MAX_DEPTH} messages")
+            raise MalformedError(f"it nests deeper than {MAX_DEPTH} messages")
         children = _CHILDREN[message]
-        for field in _fields(data, start, end):
+        for field in fields(data, start, end):
             if (seen := seen + 1) > MAX_FIELDS:
-                raise _MalformedError(f"it has more than {MAX_FIELDS} parts")
+                raise MalformedError(f"it has more than {MAX_FIELDS} parts")
             yield message, field
             child = children.get(field.number)
-            if child and field.wire == _LENGTH:
+            if child and field.wire == LENGTH:
                 pending.append((child, field.start, field.end, depth + 1))
-
-
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
-    """The fields of one message that lies at ``data[start:end]``."""
-    at = start
-    while at < end:
-        key, at = _varint(data, at, end)
-        number, wire = key >> 3, key & 7
-        if not 0 < number < 1 << 29:
-            raise _MalformedError(f"field number {number} at byte {at}")
-        value, begin, at = _payload(data, wire, at, end)
-        yield _Field(number, wire, value, begin, at)
-
-
-def _payload(data: mmap.mmap, wire: int, at: int, end: int) -> tuple[int, int, int]:
-    """Value of a varint (0 otherwise), and where the payload begins and ends."""
-    value, begin = 0, at
-    if wire == _VARINT:
-        value, stop = _varint(data, at, end)
-    elif wire == _LENGTH:
-        length, begin = _varint(data, at, end)
-        stop = begin + length
-    elif wire in {_FIXED32, _FIXED64}:
-        stop = at + (4 if wire == _FIXED32 else 8)
-    else:
-        raise _MalformedError(f"wire type {wire} at byte {at}")
-    if stop > end:
-        raise _MalformedError(f"a field at byte {begin} reaches beyond its message")
-    return value, begin, stop
-
-
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """The number at ``at``, and where the next byte lies."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            break
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise _MalformedError(f"a broken number at byte {at}")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -38,11 +38,13 @@ class StageResult:
     Attributes:
         module: The new module; the one that was given if the stage works on the file alone.
         quantized: The new file, if the stage made one itself; None leaves the export to the runner.
+        precision: Of the new file, whoever makes it.
         details: What the stage did, for the record.
     """
 
     module: nn.Module
     quantized: Path | None = None
+    precision: Literal["fp32", "int8"] = "fp32"
     details: StageDetails
 
 

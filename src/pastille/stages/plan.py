@@ -29,10 +29,12 @@ from pastille.recipe import (
 from pastille.record import Curve, StageDetails, WidthChange
 from pastille.references import load_callable
 from pastille.runtime import optimized_operators
+from pastille.stages.calibrate import CalibrateStage
 from pastille.stages.contract import Artifact, Stage, StageResult
 from pastille.task import Task, example_batch
 from pastille.train import Fitted, fit
 from pastille.train.loop import Augment
+from pastille.train.losses import loss_problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,8 +56,8 @@ def stage_for(step: PlanStep, base: Path) -> Stage:
             return FinetuneStage(settings=settings, base=base)
         case QuantizeStep(quantize=settings):
             return QuantizeStage(settings=settings)
-        case CalibrateStep():
-            raise PreconditionError("calibrate is not in this version; leave it out of the plan")
+        case CalibrateStep(calibrate=settings):
+            return CalibrateStage(settings=settings)
 
 
 @final
@@ -79,7 +81,7 @@ class PruneStage:
                 "prune: the model has no convolution or linear layer to prune; leave prune out of the plan"
             )
         if self.settings.finetune is not None:
-            _require_trainable(artifact.module, "prune.finetune")
+            _require_trainable(artifact.module, task, "prune.finetune")
             _augment(self.settings.finetune, self.base)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
@@ -143,7 +145,7 @@ class FinetuneStage:
 
     def requires(self, artifact: Artifact, task: Task) -> None:
         """Something that can be trained."""
-        _require_trainable(artifact.module, "finetune")
+        _require_trainable(artifact.module, task, "finetune")
         _augment(self.settings, self.base)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
@@ -190,7 +192,7 @@ class QuantizeStage:
         details = StageDetails(
             calibration_samples=len(rows), int8_operators=operators.int8, float_operators=operators.floating
         )
-        return StageResult(module=artifact.module, quantized=target, details=details)
+        return StageResult(module=artifact.module, quantized=target, precision="int8", details=details)
 
     def ensures(self, before: Artifact, result: StageResult) -> None:
         """A file in which something runs in int8."""
@@ -204,7 +206,7 @@ class QuantizeStage:
             task.splits.train,
             self.settings.samples,
             seed=task.recipe.seed,
-            classify=task.recipe.task.kind != "regression",
+            kind=task.recipe.task.kind,
         )
 
 
@@ -231,7 +233,10 @@ def _fit(module: nn.Module, task: Task, settings: Train, base: Path, progress: P
     )
 
 
-def _require_trainable(module: nn.Module, what: str) -> None:
+def _require_trainable(module: nn.Module, task: Task, what: str) -> None:
+    problem = loss_problem(task.recipe.task)
+    if problem:
+        raise PreconditionError(f"{what}: {problem}; leave {what} out of the plan")
     if not any(p.requires_grad for p in module.parameters()):
         raise PreconditionError(
             f"{what}: the model has no parameter that requires a gradient; let its factory unfreeze some, "

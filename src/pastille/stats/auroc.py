@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from pastille.stats.normal import critical_value
 from pastille.values import Estimate, Interval
 
 _TOLERANCE = 1e-12
+_CELLS_AT_ONCE = 100_000
 
 
 def auroc(
@@ -55,10 +57,10 @@ def auroc(
             f"scores and truth must be (N,) with both classes present, got shapes {scores.shape} and "
             f"{truth.shape} with {np.count_nonzero(truth)} positive"
         )
-    placements = _placements(scores, truth)
-    area = float(placements[truth].mean())
+    placed = placements(scores, truth)
+    area = float(placed[truth].mean())
     groups = clusters if has_repeats(clusters) else None
-    variance = _variance(placements, truth, area, groups)
+    variance = _variance(placed, truth, area, groups)
     if variance > _TOLERANCE and 0 < area < 1:
         interval = _logit_interval(area, variance, confidence)
         method = "DeLong, logit scale" + ("" if groups is None else ", clustered by subject (Obuchowski)")
@@ -68,31 +70,99 @@ def auroc(
     return Estimate(value=area, interval=interval, n=len(scores), method=method)
 
 
-def _midranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, equal values sharing their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+def placements(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """For each case, the share of the other class that it is in the right order with; ties count half.
+
+    Their mean over either class is the area under the ROC curve.
+
+    Args:
+        scores: ``(N,)``.
+        truth: ``(N,)`` bool, with both classes present.
+
+    Returns:
+        ``(N,)`` in ``[0, 1]``, after one sort.
+
+    Example:
+        >>> placements(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
+        array([1.  , 0.75, 0.75, 1.  ])
+    """
+    order = np.argsort(scores)
+    starts, ends = _ties(scores[order])
+    positive = np.concatenate([[0], np.cumsum(truth[order])])  # how many lie before each place
+    negative = np.arange(len(scores) + 1) - positive
+    below = (negative[starts] + negative[ends]) / (2 * negative[-1])
+    above = 1 - (positive[starts] + positive[ends]) / (2 * positive[-1])
+    found = np.empty(len(scores))
+    found[order] = np.where(truth[order], below, above)
+    return found
 
 
-def _placements(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """For each case, the share of the other class that it is in the right order with, ``(N,)``."""
-    overall = _midranks(scores)
-    placements = np.empty(len(scores))
-    placements[truth] = (overall[truth] - _midranks(scores[truth])) / np.count_nonzero(~truth)
-    placements[~truth] = 1 - (overall[~truth] - _midranks(scores[~truth])) / np.count_nonzero(truth)
-    return placements
+def _ties(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the run of equal scores that each one lies in begins, and ends."""
+    begins = np.append(True, ordered[1:] != ordered[:-1])
+    edges = np.append(np.flatnonzero(begins), len(ordered))
+    run = np.cumsum(begins) - 1
+    return edges[run], edges[run + 1]
 
 
-def _variance(placements: np.ndarray, truth: np.ndarray, area: float, clusters: np.ndarray | None) -> float:
+def auroc_resamples(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The area for many weightings of the same cases: a bootstrap without a sort per resample.
+
+    Args:
+        scores: ``(N,)``, larger means more positive.
+        truth: ``(N,)`` bool.
+        weights: ``(R, N)``, at least 0: how often each case counts, as `pastille.stats.bootstrap.draws`
+            gives them.
+
+    Returns:
+        ``(R,)``; NaN where one class has no weight.
+
+    Raises:
+        ValueError: If the lengths differ.
+
+    Example:
+        >>> truth = np.array([False, True, True])
+        >>> auroc_resamples(np.array([0.5, 0.2, 0.9]), truth, np.array([[1, 1, 1], [1, 0, 2], [0, 1, 1]]))
+        array([0.5, 1. , nan])
+    """
+    if not len(scores) == len(truth) == weights.shape[-1]:
+        raise ValueError(
+            f"scores, truth and weights must have one entry per case, got {len(scores)}, {len(truth)} and "
+            f"{weights.shape[-1]}"
+        )
+    order = np.argsort(scores)
+    positive, negative = order[truth[order]], order[~truth[order]]
+    first, last = (np.searchsorted(scores[negative], scores[positive], side=s) for s in ("left", "right"))
+    ties = not np.array_equal(first, last)
+    areas = np.empty(len(weights))
+    for chunk in _chunks(len(weights), len(scores)):
+        ours = np.take(weights[chunk], positive, axis=1).astype(np.float64, copy=False)  # (r, P)
+        below = np.zeros((len(ours), len(negative) + 1))
+        np.cumsum(np.take(weights[chunk], negative, axis=1), axis=1, out=below[:, 1:])
+        beaten = np.take(below, first, axis=1)
+        if ties:
+            beaten = (beaten + np.take(below, last, axis=1)) / 2
+        with np.errstate(invalid="ignore"):
+            areas[chunk] = np.einsum("rp,rp->r", ours, beaten) / (ours.sum(axis=1) * below[:, -1])
+    return areas
+
+
+def _chunks(rows: int, width: int) -> Iterator[slice]:
+    """Few rows at a time, so that what is worked on stays in the cache."""
+    step = max(1, _CELLS_AT_ONCE // max(1, width))
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def _variance(placed: np.ndarray, truth: np.ndarray, area: float, clusters: np.ndarray | None) -> float:
     """Variance of the area; 0 where it cannot be had."""
-    classes = (placements[truth], placements[~truth])
+    classes = (placed[truth], placed[~truth])
     if clusters is None:
         if min(map(len, classes)) < 2:
             return 0.0
         return float(sum(part.var(ddof=1) / len(part) for part in classes))
     sizes = np.where(truth, len(classes[0]), len(classes[1]))
     subject = np.unique(clusters, return_inverse=True)[1]
-    influence = np.bincount(subject, weights=(placements - area) / sizes)  # (U,)
+    influence = np.bincount(subject, weights=(placed - area) / sizes)  # (U,)
     count = len(influence)
     return float((influence**2).sum()) * count / (count - 1) if count > 1 else 0.0
 

@@ -2,7 +2,8 @@
 
 `bca` takes any statistic of row indices. Most statistics here (a share, R², a mean error, and drops of
 these) are functions of column sums: for them `resample_sums` draws once, with one product of counts
-and columns per resample, and `bca_of_sums` reads any number of intervals off the same draws.
+and columns per chunk of resamples, and `bca_of_sums` reads any number of intervals off the same draws.
+What depends on how often each case counts takes its weights from `draws` and `left_out`.
 
 Plain BCa is too narrow for small samples: it is widened as a t interval is over a normal one
 (Hesterberg), which all but vanishes from a few hundred rows on.
@@ -11,7 +12,7 @@ Plain BCa is too narrow for small samples: it is widened as a t interval is over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from pastille.stats.normal import NORMAL, critical_value
 from pastille.values import Interval
 
 RESAMPLES = 2000
+_CELLS_AT_ONCE = 250_000  # of drawn counts: 2 MB
+_JACKKNIFE = 1000  # units that are left out one by one; of more, blocks are
 _MAX_UNDEFINED = 0.1  # share of the resamples in which a statistic may be undefined
 
 
@@ -72,14 +75,15 @@ def bca(
         Hesterberg, "What teachers should know about the bootstrap", American Statistician 69, 2015.
         Field and Welsh, "Bootstrapping clustered data", JRSS B 69, 2007.
     """
-    units = [np.flatnonzero(_unit_of_row(n, clusters) == u) for u in range(_unit_count(n, clusters))]
-    if len(units) < 2:
+    unit, count = _units(n, clusters)
+    if count < 2:
         return None
+    units = np.split(np.argsort(unit, kind="stable"), np.cumsum(np.bincount(unit))[:-1])
     rng = np.random.default_rng(seed)
-    draws = (rng.integers(0, len(units), len(units)) for _ in range(resamples))
-    replicates = np.array([statistic(np.concatenate([units[u] for u in draw])) for draw in draws])
-    left_out = (np.concatenate(units[:u] + units[u + 1 :]) for u in range(len(units)))
-    jackknife = np.array([statistic(rows) for rows in left_out])
+    drawn = (rng.integers(0, count, count) for _ in range(resamples))
+    replicates = np.array([statistic(np.concatenate([units[u] for u in draw])) for draw in drawn])
+    others = (np.concatenate(units[:u] + units[u + 1 :]) for u in range(count))
+    jackknife = np.array([statistic(rows) for rows in others])
     return _interval(statistic(np.arange(n)), replicates, jackknife, confidence)
 
 
@@ -106,16 +110,60 @@ def resample_sums(
         ResampledSums(observed=array([5.]), replicates=array([[5.], [5.]]), jackknife=array([[4.], ...
     """
     columns = np.asarray(columns, np.float64)
-    units = np.zeros((_unit_count(len(columns), clusters), columns.shape[1]))
-    np.add.at(units, _unit_of_row(len(columns), clusters), columns)  # (U, k)
-    rng = np.random.default_rng(seed)
-    count = len(units)
-    replicates = np.empty((resamples, columns.shape[1]))
-    for row in replicates:
-        times = np.bincount(rng.integers(0, count, count), minlength=count)  # (U,) how often each is drawn
-        np.dot(times.astype(np.float64), units, out=row)
+    unit, count = _units(len(columns), clusters)
+    units = np.zeros((count, columns.shape[1]))
+    np.add.at(units, unit, columns)  # (U, k)
+    replicates = [times @ units for times in draws(count, resamples=resamples, seed=seed)]
     total = units.sum(axis=0)
-    return ResampledSums(observed=total, replicates=replicates, jackknife=total - units)
+    return ResampledSums(observed=total, replicates=np.concatenate(replicates), jackknife=total - units)
+
+
+def draws(
+    n: int, *, clusters: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """How often each row is drawn, some resamples at a time.
+
+    Args:
+        n: How many rows there are.
+        clusters: ``(n,)``; rows of one cluster are drawn together. None: each row alone.
+        resamples: How many bootstrap samples to draw in all.
+        seed: The same seed gives the same draws.
+
+    Yields:
+        ``(r, n)`` float64, until the rows add up to ``resamples``.
+
+    Raises:
+        ValueError: If ``clusters`` has another length than ``n``.
+
+    Example:
+        >>> sum(len(times) for times in draws(5000, resamples=300))
+        300
+        >>> next(draws(4, clusters=np.array([1, 1, 2, 2]), resamples=2))
+        array([[0., 0., 2., 2.],
+               [1., 1., 1., 1.]])
+    """
+    unit, count = _units(n, clusters)
+    rng = np.random.default_rng(seed)
+    step = max(1, _CELLS_AT_ONCE // max(1, n))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
+        yield (times if clusters is None else np.take(times, unit, axis=1)).astype(np.float64)
+
+
+def left_out(n: int, *, clusters: np.ndarray | None = None, most: int = _JACKKNIFE) -> Iterator[np.ndarray]:
+    """Each row or cluster left out in turn, or if they are more than ``most``, that many blocks of them.
+
+    Yields:
+        ``(r, n)`` float64 of 0 and 1, some at a time.
+    """
+    unit, count = _units(n, clusters)
+    blocks = min(count, most)
+    block = (np.random.default_rng(0).permutation(count) % blocks)[unit]
+    step = max(1, _CELLS_AT_ONCE // max(1, n))
+    for start in range(0, blocks, step):
+        yield (block != np.arange(start, min(start + step, blocks))[:, None]).astype(np.float64)
 
 
 def bca_of_sums(
@@ -142,16 +190,31 @@ def bca_of_sums(
         return _interval(theta, statistic(sums.replicates), statistic(sums.jackknife), confidence)
 
 
-def _unit_of_row(n: int, clusters: np.ndarray | None) -> np.ndarray:
+def _units(n: int, clusters: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """Which unit each row belongs to, and how many there are."""
     if clusters is None:
-        return np.arange(n)
+        return np.arange(n), n
     if len(clusters) != n:
         raise ValueError(f"clusters must have one entry per row, got {len(clusters)} for {n} rows")
-    return np.unique(clusters, return_inverse=True)[1]
+    names, unit = np.unique(clusters, return_inverse=True)
+    return unit, len(names)
 
 
-def _unit_count(n: int, clusters: np.ndarray | None) -> int:
-    return n if clusters is None else len(np.unique(clusters))
+def bca_of_values(
+    observed: float, replicates: np.ndarray, jackknife: np.ndarray, *, confidence: float
+) -> Interval | None:
+    """Bootstrap interval from values that were computed elsewhere.
+
+    Args:
+        observed: Of all rows.
+        replicates: ``(R,)``, of resamples; NaN where undefined.
+        jackknife: ``(U,)``, each unit, or block of units, left out once.
+        confidence: In ``(0, 1)``.
+
+    Returns:
+        The interval, or None, as `bca`.
+    """
+    return _interval(observed, replicates, jackknife, confidence)
 
 
 def _interval(

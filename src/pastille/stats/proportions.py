@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from scipy.special import bdtr
 
 from pastille.stats.normal import critical_value
 from pastille.values import Interval
 
-_TOLERANCE = 1e-12
+_TOLERANCE = 1e-12  # effective counts are not whole: b + c may exceed n by rounding
+_HALVINGS = 41  # of an interval of length 2: to 1e-12
 
 
 def wilson(successes: float, n: float, confidence: float) -> Interval:
@@ -70,31 +72,57 @@ def tango(b: float, c: float, n: float, confidence: float) -> Interval:
         Tango, "Equivalence test and confidence interval for the difference in proportions for the
         paired-sample design", Statistics in Medicine 17, 1998.
     """
-    if not (n > 0 and b >= 0 and c >= 0 and b + c <= n):
-        raise ValueError(f"b and c must be at least 0 and b + c at most n, got b={b}, c={c}, n={n}")
-    z = critical_value(confidence)
-    return Interval(low=-_upper(c, b, n, z), high=_upper(b, c, n, z), confidence=confidence)
+    high, mirrored = tango_upper(np.array([b, c]), np.array([c, b]), np.array(n), confidence)
+    return Interval(low=-float(mirrored), high=float(high), confidence=confidence)
 
 
-def _upper(b: float, c: float, n: float, z: float) -> float:
-    """The largest difference that is not rejected, by bisection between the estimate and 1."""
-    low, high = (b - c) / n, 1.0
-    while high - low > _TOLERANCE:
-        middle = (low + high) / 2
-        distance = n * middle - (b - c)
-        rejected = distance * distance > z * z * _score_variance(b, c, n, middle)
-        low, high = (low, middle) if rejected else (middle, high)
-    return high
+def tango_upper(b: np.ndarray, c: np.ndarray, n: np.ndarray, confidence: float) -> np.ndarray:
+    """The upper ends of many intervals of `tango` at once; the lower end is ``-tango_upper(c, b, n, ...)``.
+
+    Args:
+        b: Cases that only the baseline gets right; any shape that broadcasts with the others.
+        c: Cases that only the candidate gets right.
+        n: Cases in all; ``b + c <= n``.
+        confidence: Of the two-sided interval, in ``(0, 1)``.
+
+    Returns:
+        float64 of the common shape, exact to 1e-12.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> tango_upper(np.array([0, 1]), np.array([0, 1]), np.array(100), 0.95).round(4)
+        array([0.037 , 0.0456])
+    """
+    b, c, n = (np.asarray(x, np.float64) for x in (b, c, n))
+    wrong = ~((n > 0) & (b >= 0) & (c >= 0) & (b + c <= n * (1 + _TOLERANCE)))
+    if wrong.any():
+        first = [x[wrong][0] for x in np.broadcast_arrays(b, c, n)]
+        raise ValueError(
+            "b and c must be at least 0 and b + c at most n, got b={:g}, c={:g}, n={:g}".format(*first)
+        )
+    z2 = critical_value(confidence) ** 2
+    kept = (b - c) / n + np.zeros(np.broadcast_shapes(b.shape, c.shape, n.shape))
+    beyond = np.ones_like(kept)
+    for _ in range(_HALVINGS):  # between the estimate, which no test rejects, and 1
+        middle = (kept + beyond) / 2
+        rejected = (n * middle - (b - c)) ** 2 > z2 * score_variance(b, c, n, middle)
+        kept, beyond = np.where(rejected, kept, middle), np.where(rejected, middle, beyond)
+    return beyond
 
 
-def _score_variance(b: float, c: float, n: float, difference: float) -> float:
+def score_variance(b: np.ndarray, c: np.ndarray, n: np.ndarray, difference: np.ndarray) -> np.ndarray:
     """Variance of ``b - c`` if the true difference were ``difference``, by constrained likelihood."""
     linear = (2 * n - b + c) * difference - b - c
     constant = -c * difference * (1 - difference)
-    root = math.sqrt(max(0.0, linear * linear - 8 * n * constant))
+    root = np.sqrt(np.maximum(0.0, linear * linear - 8 * n * constant))
     # The larger root of 2n q^2 + linear q + constant = 0, without cancellation for either sign.
-    share_c = -2 * constant / (linear + root) if linear > 0 else (root - linear) / (4 * n)
-    return max(0.0, n * (2 * share_c + difference * (1 - difference)))
+    share_c = np.where(
+        linear > 0, -2 * constant / np.where(linear > 0, linear + root, 1.0), (root - linear) / (4 * n)
+    )
+    variance: np.ndarray = np.maximum(0.0, n * (2 * share_c + difference * (1 - difference)))
+    return variance
 
 
 def mcnemar_exact(b: int, c: int) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from pastille.stats.clusters import effective_cases, has_repeats
@@ -16,7 +14,7 @@ def class_shares(decided: np.ndarray, cases: Cases) -> dict[str, Share]:
     """Accuracy, and sensitivity and specificity where the task has positive classes.
 
     Sensitivity asks, among cases whose true class is positive, whether any positive class was decided;
-    specificity asks the complement among the others.
+    specificity asks the complement among the others. A binary task that names none means its second label.
 
     Args:
         decided: Class indices, ``(N,)``.
@@ -30,18 +28,36 @@ def class_shares(decided: np.ndarray, cases: Cases) -> dict[str, Share]:
     """
     everyone = np.ones(len(decided), bool)
     shares = {"accuracy": Share(hits=decided == cases.targets, among=everyone)}
-    if cases.positive:
-        truly, called = (np.isin(x, cases.positive) for x in (cases.targets, decided))
-        shares["sensitivity"] = Share(hits=truly & called, among=truly)
-        shares["specificity"] = Share(hits=~truly & ~called, among=~truly)
+    positive = positive_classes(cases)
+    if positive:
+        truly, called = (np.isin(x, positive) for x in (cases.targets, decided))
+        shares |= called_shares(called, truly)
     return shares
 
 
+def positive_classes(cases: Cases) -> tuple[int, ...]:
+    """Class indices that must not be missed; of a binary task that names none, its second label."""
+    return cases.positive or ((1,) if cases.kind == "binary" else ())
+
+
+def called_shares(called: np.ndarray, truly: np.ndarray) -> dict[str, Share]:
+    """Sensitivity and specificity of one yes-or-no question.
+
+    Args:
+        called: ``(N,)`` bool, cases that the model says yes to.
+        truly: ``(N,)`` bool, cases for which yes is right.
+    """
+    return {
+        "sensitivity": Share(hits=truly & called, among=truly),
+        "specificity": Share(hits=~truly & ~called, among=~truly),
+    }
+
+
 def recall_shares(decided: np.ndarray, cases: Cases) -> dict[str, Share]:
-    """Recall of each label that occurs among the cases."""
+    """Recall of each label; no case is asked of one that does not occur."""
     masks = {label: cases.targets == index for index, label in enumerate(cases.labels)}
     right = decided == cases.targets
-    return {name: Share(hits=mask & right, among=mask) for name, mask in masks.items() if mask.any()}
+    return {name: Share(hits=mask & right, among=mask) for name, mask in masks.items()}
 
 
 def estimate_share(share: Share, *, subjects: np.ndarray | None, confidence: float) -> Estimate | None:
@@ -69,17 +85,6 @@ def estimate_share(share: Share, *, subjects: np.ndarray | None, confidence: flo
         method = subject_method("Wilson", subjects[share.among], asked)
     interval = wilson(share.value * asked, asked, confidence)
     return Estimate(value=share.value, interval=interval, n=share.n, method=method)
-
-
-def estimate_shares(
-    shares: Mapping[str, Share], *, subjects: np.ndarray | None, confidence: float
-) -> dict[str, Estimate]:
-    """Estimate several shares, leaving out those that are asked of no case."""
-    found = {
-        name: estimate_share(share, subjects=subjects, confidence=confidence)
-        for name, share in shares.items()
-    }
-    return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
 def subject_method(method: str, subjects: np.ndarray, effective: float) -> str:

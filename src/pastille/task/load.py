@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pastille.data.cases import cases
+from pastille.data.attributes import check_attributes
+from pastille.data.cases import cases, own_metrics
 from pastille.data.checks import check_targets
 from pastille.data.leakage import check_leaks, inspect
 from pastille.data.load import load_splits
 from pastille.data.split import Splits, named
 from pastille.errors import DataError, PastilleError, TaskError
 from pastille.progress import SILENT, Progress
-from pastille.recipe import Recipe
+from pastille.recipe import Recipe, TaskSection
 from pastille.references import one_line
 from pastille.stats.decisions import output_problem
+from pastille.stats.scale import looks_like_probabilities, to_logits
 from pastille.task.factory import Factory, model_factory
 from pastille.task.forward import example_batch, forward
 from pastille.task.weights import load_weights_, read_weights
@@ -27,6 +29,9 @@ from pastille.values import Cases, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
+
+_SCALE_CASES = 32  # that show whether a model answers with probabilities
+_SCALE_NUMBERS = 8  # fewer that lie between 0 and 1 may do so by chance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +78,10 @@ def load_task(
     # The model first: it is quick to load, and most often what is wrong.
     build = model_factory(recipe.task, base, seed=recipe.seed)
     model = load_model(recipe, base, build)
+    metrics = own_metrics(recipe.task, base)
     splits = load_splits(recipe.data, recipe.task, base=base, seed=recipe.seed, progress=progress)
     check_targets(splits, recipe.task)
+    check_attributes(splits, recipe.requirements.fairness)
     check_stable(splits)
     inspection = inspect(splits, progress=progress)
     leakage = check_leaks(inspection.leaks, allow=allow_leakage)
@@ -84,7 +91,7 @@ def load_task(
         build=build,
         model=model,
         splits=splits,
-        cases={name: cases(split, name, recipe.task) for name, split in splits},
+        cases={name: cases(split, name, recipe.task, metrics=metrics) for name, split in splits},
         inputs=inspection.inputs,
         data_digest=inspection.digest,
         leakage=leakage,
@@ -113,10 +120,11 @@ def _weights_file(recipe: Recipe, base: Path) -> Path | None:
 
 
 def check_output(model: nn.Module, splits: Splits, recipe: Recipe) -> None:
-    """Call the model once, and see that its answer fits the task.
+    """Call the model a few times, and see that its answers fit the task.
 
     Raises:
-        TaskError: The model does not accept the inputs, or its output does not fit the task.
+        TaskError: The model does not accept the inputs, or its output does not fit the task: its shape,
+            the size of its masks, or whether it answers with logits or probabilities.
     """
     batch = example_batch(splits.train.inputs)
     shapes = ", ".join(f"{name} {tuple(x.shape[1:])} {x.dtype}" for name, x in batch.items())
@@ -142,11 +150,57 @@ def check_output(model: nn.Module, splits: Splits, recipe: Recipe) -> None:
     problem = output_problem(recipe.task.kind, len(recipe.task.labels), tuple(out.shape))
     if not problem and out.shape[0] != len(next(iter(batch.values()))):
         problem = f"the batch axis must come first, but a batch of 2 gives shape {tuple(out.shape)}"
+    problem = problem or _size_problem(recipe.task, splits, tuple(out.shape))
     if problem:
         raise TaskError(f"the model's output does not fit the task: {problem}")
     if not torch.isfinite(out).all():
         raise TaskError("the model answers NaN or infinity to the first training inputs; check its weights")
     _check_cases_are_apart(model, splits)
+    _check_scale(model, splits, recipe.task)
+
+
+def _size_problem(task: TaskSection, splits: Splits, shape: tuple[int, ...]) -> str | None:
+    """Why a segmentation's answer does not cover the masks, or None if it does."""
+    if task.kind != "segmentation":
+        return None
+    sizes = {name: split.targets.shape[1:] for name, split in splits}
+    odd = next((name for name, size in sizes.items() if size != shape[-2:]), None)
+    if odd is None:
+        return None
+    return (
+        f"its answers are {_pixels(shape[-2:])} (height x width), but the masks of {odd} are "
+        f"{_pixels(sizes[odd])}; scale one of them to the other"
+    )
+
+
+def _pixels(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size)) + " pixels"
+
+
+def _check_scale(model: nn.Module, splits: Splits, task: TaskSection) -> None:
+    """Logits and probabilities must not be mistaken: a sigmoid of a probability never decides below 0.5.
+
+    A recipe that says which of the two they are is believed, unless they cannot be.
+    """
+    if not task.labels:
+        if task.outputs == "probabilities":
+            raise TaskError(f"task.outputs must be left out of a {task.kind} task: it has no probabilities")
+        return
+    batch = example_batch(splits.train.inputs, min(_SCALE_CASES, splits.train.n))
+    with torch.inference_mode():
+        outputs = forward(model, batch).float().numpy()
+    telling = outputs.size >= _SCALE_NUMBERS and float(np.ptp(outputs)) > 0
+    unsaid = "outputs" not in task.model_fields_set
+    if unsaid and telling and looks_like_probabilities(task.kind, outputs):
+        raise TaskError(
+            f"the model seems to give probabilities: its answers to the first {len(outputs)} training inputs "
+            "all lie between 0 and 1, which as logits would be decided wrongly; set task.outputs: "
+            "probabilities (or logits, if they are)"
+        )
+    try:
+        to_logits(task.kind, outputs, task.outputs)
+    except ValueError as error:
+        raise TaskError(f"task.outputs is {task.outputs}, which the model does not give: {error}") from None
 
 
 def _check_cases_are_apart(model: nn.Module, splits: Splits) -> None:

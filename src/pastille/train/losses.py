@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pastille.errors import PreconditionError
+from pastille.recipe import TaskSection
 from pastille.values import Cases
 
 if TYPE_CHECKING:
@@ -16,55 +18,111 @@ if TYPE_CHECKING:
 
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 
+# What is rarer than that counts as if it were not: one pixel in a million must not outweigh all others.
+MAX_WEIGHT = 100.0
+
+
+def loss_problem(task: TaskSection) -> str | None:
+    """Why a model of this task cannot be trained, in a sentence; None if it can.
+
+    Example:
+        >>> loss_problem(TaskSection(kind="custom", metric="metric.py:mean_average_precision"))
+        'a custom task has no loss to minimise'
+    """
+    if task.kind == "custom":
+        return "a custom task has no loss to minimise"
+    if task.outputs == "probabilities":
+        return "losses need logits, but task.outputs is probabilities (to train, let the model return logits)"
+    return None
+
 
 def loss_for(cases: Cases, *, balanced: bool = False) -> Loss:
-    """The loss of a task: cross-entropy for classes, mean squared error for numbers.
+    """The loss of a task: cross-entropy for classes, of each label or pixel too; squared error for numbers.
 
     Args:
         cases: The training split's targets.
-        balanced: Weigh each class by the inverse of its frequency.
+        balanced: Weigh each class by the inverse of its frequency, of pixels in a segmentation; of several
+            labels, weigh the positive cases of each as much as its negative ones. No class and no label
+            counts more than `MAX_WEIGHT` times as much as the commonest, or as a negative case.
 
     Returns:
-        A function of outputs ``(N, …)`` and targets ``(N,)``, averaged over the batch. Regression
-        errors are divided by the standard deviation of the training targets, so that a loss means
-        the same whatever the target's unit.
+        A function of outputs ``(N, …)`` and targets ``(N, …)``, averaged over the batch, labels and
+        pixels. Regression errors are divided by the standard deviation of the training targets, so that
+        a loss means the same whatever the target's unit.
+
+    Raises:
+        PreconditionError: The task is a custom one.
     """
-    if cases.kind == "regression":
-        unit = float(np.std(cases.targets)) or 1.0
-        return lambda out, y: F.mse_loss(out.reshape(-1) / unit, (y / unit).to(out.dtype))
-    weights = class_weights(cases.targets, len(cases.labels)) if balanced else None
-    return lambda out, y: classification_loss(out, y, weights)
+    match cases.kind:
+        case "custom":
+            raise PreconditionError("a custom task has no loss; leave finetune out of the plan")
+        case "regression":
+            unit = float(np.std(cases.targets)) or 1.0
+            return lambda out, y: F.mse_loss(out.reshape(-1) / unit, (y / unit).to(out.dtype))
+        case "multilabel":
+            by_label = positive_weights(cases.targets) if balanced else None
+            return lambda out, y: multilabel_loss(out, y, by_label)
+        case _:
+            weights = class_weights(cases.targets, len(cases.labels)) if balanced else None
+            return lambda out, y: classification_loss(out, y, weights)
 
 
 def classification_loss(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy, from one logit (sigmoid) or one logit per class (softmax).
 
     Args:
-        outputs: Logits, ``(N,)``, ``(N, 1)`` or ``(N, K)``.
-        targets: Class indices, ``(N,)``.
+        outputs: Logits, ``(N, …)``, ``(N, 1, …)`` or ``(N, K, …)``.
+        targets: Class indices, ``(N, …)``: of cases, or of the pixels of masks.
         weights: Weight of each class, ``(K,)``.
 
     Returns:
         Scalar in nats, averaged over the batch (by weight, as torch does).
     """
     weights = weights.to(outputs.device) if weights is not None else None
-    if outputs.ndim == 2 and outputs.shape[1] > 1:
+    if outputs.ndim > targets.ndim and outputs.shape[1] > 1:
         return F.cross_entropy(outputs, targets, weight=weights)
-    per_case = F.binary_cross_entropy_with_logits(
-        outputs.reshape(-1), targets.to(outputs.dtype), reduction="none"
-    )
+    truth = targets.reshape(-1)
+    each = F.binary_cross_entropy_with_logits(outputs.reshape(-1), truth.to(outputs.dtype), reduction="none")
     if weights is None:
-        return per_case.mean()
-    share = weights[targets]
-    return (share * per_case).sum() / share.sum()
+        return each.mean()
+    share = weights[truth]
+    return (share * each).sum() / share.sum()
+
+
+def multilabel_loss(outputs: Tensor, targets: Tensor, positive: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy, averaged over cases and labels.
+
+    Args:
+        outputs: Logits, ``(N, L)``.
+        targets: 0 or 1, ``(N, L)``.
+        positive: How much a positive case of each label counts, ``(L,)``; a negative one counts 1.
+
+    Returns:
+        Scalar in nats.
+    """
+    weight = positive.to(outputs.device) if positive is not None else None
+    return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), pos_weight=weight)
 
 
 def class_weights(targets: np.ndarray, num_classes: int) -> Tensor:
-    """Weights that make every class count the same: ``N / (K · n_k)``.
+    """Weights that make every class count the same: ``N / (K · n_k)``, capped by `MAX_WEIGHT`.
 
     Example:
         >>> class_weights(np.array([0, 0, 0, 1]), 2)
         tensor([0.6667, 2.0000])
     """
-    counts = np.bincount(targets, minlength=num_classes).clip(min=1)
-    return torch.tensor(len(targets) / (num_classes * counts), dtype=torch.float32)
+    counts = np.bincount(targets.reshape(-1), minlength=num_classes).clip(min=1)
+    counts = np.maximum(counts, counts.max() / MAX_WEIGHT)
+    return torch.tensor(targets.size / (num_classes * counts), dtype=torch.float32)
+
+
+def positive_weights(targets: np.ndarray) -> Tensor:
+    """Weights that make the positive cases of each label count as much as the negative ones, capped.
+
+    Example:
+        >>> positive_weights(np.array([[1, 0], [0, 0], [0, 1], [0, 1]]))
+        tensor([3., 1.])
+    """
+    positive = targets.sum(axis=0)
+    odds = (len(targets) - positive) / np.maximum(positive, 1)
+    return torch.tensor(odds.clip(max=MAX_WEIGHT), dtype=torch.float32)

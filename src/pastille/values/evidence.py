@@ -28,6 +28,7 @@ class Comparison:
     newly_right: int | None = None
     mcnemar: float | None = None  # exact p-value of "wrong equally often"; side information, decides nothing
     worth: float | None = None  # independent cases that n cases are worth, where subjects repeat
+    subjects: int | None = None  # of the n cases, where subjects repeat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,7 @@ class Concentration:
     p_value: float
     adjusted_p: float  # Holm over everything that was looked at
     sentence: str
+    outcome: str = "changed"  # or "newly wrong": what piles up
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ every label. No plot needs a script, a namespace or an identifier that could cla
 
 from pastille.report.svg.confusion import confusion_matrix
 from pastille.report.svg.curves import training_curve
+from pastille.report.svg.forest import forest_block
+from pastille.report.svg.reliability import reliability_diagram
 from pastille.report.svg.rows import (
     amount_bar,
     axis_header,
@@ -16,16 +18,20 @@ from pastille.report.svg.rows import (
     time_bars,
 )
 from pastille.report.svg.scatter import key_mark, tradeoff_plot
+from pastille.report.svg.stress import stress_curve
 
 __all__ = [
     "amount_bar",
     "axis_header",
     "confusion_matrix",
     "dumbbell",
+    "forest_block",
     "key_mark",
     "limit_axis",
     "limit_header",
     "limit_row",
+    "reliability_diagram",
+    "stress_curve",
     "time_bars",
     "tradeoff_plot",
     "training_curve",

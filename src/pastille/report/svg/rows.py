@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from pastille.report.banner import LimitMark
+from pastille.report.checks import LimitMark
 from pastille.report.evidence import PairTable, Reading
 from pastille.report.svg.elements import Scale, drawing, el, label, line, linear_ticks, tick_words
 from pastille.report.timing import Bottleneck
@@ -38,7 +38,7 @@ def dumbbell(table: PairTable, name: str, marks: tuple[Reading, Reading]) -> Mar
         _H,
         f"{name}: {table.metric} {before.value:.3g} before, {after.value:.3g} after",
         f"On an axis from {table.low:g} to {table.high:g}",
-        *_grid(xs),
+        _grid(xs),
         *_whisker(xs, before, 8.0, "whisker baseline"),
         *_whisker(xs, after, 18.0, "whisker final"),
         line(xs(before.value), 8.0, xs(after.value), 18.0, "link"),
@@ -48,9 +48,9 @@ def dumbbell(table: PairTable, name: str, marks: tuple[Reading, Reading]) -> Mar
     )
 
 
-def _grid(xs: Scale) -> Iterator[Markup]:
-    for tick in linear_ticks(xs.low, xs.high, 4):
-        yield line(xs(tick), 0, xs(tick), _H, "grid")
+def _grid(xs: Scale) -> Markup:
+    ticks = linear_ticks(xs.low, xs.high, 4)
+    return el("path", d="".join(f"M{xs(tick):.1f} 0V{_H:g}" for tick in ticks), class_="grid")
 
 
 def _whisker(xs: Scale, reading: Reading, y: float, class_: str) -> Iterator[Markup]:

@@ -1,0 +1,404 @@
+"""Judge two model files, wherever they come from: the whole judgement, without PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pastille import policy
+from pastille.bundle import verify as verify_bundle
+from pastille.data.attributes import check_attributes
+from pastille.data.cases import cases as cases_of
+from pastille.data.cases import own_metrics
+from pastille.data.checks import check_targets, describe
+from pastille.data.leakage import Inspection, check_leaks, inspect
+from pastille.data.load import load_splits
+from pastille.data.split import Split, Splits, collate
+from pastille.devices import this_machine
+from pastille.errors import UsageError
+from pastille.files import sha256_file, write_atomic
+from pastille.gates import judge_latency, judge_size, verdict
+from pastille.gates.findings import Findings
+from pastille.gates.judge import judge_answers
+from pastille.gates.stress import invariance_check, stress_checks
+from pastille.measure.changed import FILE, list_changed
+from pastille.measure.evaluate import answer
+from pastille.measure.invariance import invariance
+from pastille.measure.latency import time_calls
+from pastille.measure.stress import stress
+from pastille.openings import LEDGER, Opening, earlier_looks, record_opening, sketch
+from pastille.progress import SILENT, Progress
+from pastille.recipe import Recipe, recipe_hash
+from pastille.record import (
+    FinalJudged,
+    Record,
+    SplitSummary,
+    Started,
+    TaskLoaded,
+    environment,
+    now,
+    write_record,
+)
+from pastille.report import write_report
+from pastille.runtime import ONNXRUNTIME, UNKNOWN_DIM, Session, load
+from pastille.stats.decisions import output_problem
+from pastille.stats.metrics import score
+from pastille.stats.scale import to_logits
+from pastille.stats.threshold import choose_threshold
+from pastille.values import Cases, Check, Evidence, Status, TensorSpec, Verdict, to_json
+
+INVARIANCE_CASES = 64
+JudgedSplit = Literal["validation", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What came of judging one file against another.
+
+    Attributes:
+        record: What was asked, looked at and found; what the report is made from.
+        verdict: With its evidence.
+        cases: What both were held against.
+        answers: Logits or predictions of baseline and candidate, ``(N, ...)`` each.
+    """
+
+    record: Record
+    verdict: Verdict
+    cases: Cases
+    answers: tuple[np.ndarray, np.ndarray]
+
+
+def validate(
+    candidate: Path,
+    baseline: Path,
+    recipe: Recipe,
+    base: Path,
+    *,
+    split: JudgedSplit = "validation",
+    allow_leakage: bool = False,
+    progress: Progress = SILENT,
+) -> Validation:
+    """Hold a model file against a baseline, on a recipe's data and by its limits.
+
+    Args:
+        candidate: An ONNX file, or a bundle, whose compressed variant is meant.
+        baseline: An ONNX file, or a bundle, whose fp32 variant is meant.
+        recipe: Data, task and limits; its model and plan are not looked at.
+        base: The recipe's folder.
+        split: Which split to judge on. Looks at ``test`` are written to the ledger beside the runs.
+        allow_leakage: Judge although a case is in two splits.
+        progress: Shown while it works.
+
+    Raises:
+        UsageError: The recipe, the data or a file cannot be used.
+        IntegrityError: A file is not a self-contained ONNX model, or a bundle was changed.
+    """
+    policy.check(recipe)
+    splits = load_splits(recipe.data, recipe.task, base=base, seed=recipe.seed, progress=progress)
+    check_targets(splits, recipe.task)
+    check_attributes(splits, recipe.requirements.fairness)
+    inspection = inspect(splits, progress=progress)
+    check_leaks(inspection.leaks, allow=allow_leakage)
+    files = {"baseline": model_file(baseline, "fp32"), "candidate": model_file(candidate, "compressed")}
+    sessions = {
+        name: fitting(load(file, threads=recipe.measure.threads), inspection.inputs, file)
+        for name, file in files.items()
+    }
+    metrics = own_metrics(recipe.task, base)
+    cases = cases_of(getattr(splits, split), split, recipe.task, metrics=metrics)
+    threshold, chosen = _threshold(sessions["baseline"], splits, recipe, progress)
+    cases = replace(cases, threshold=threshold)
+    earlier = _opened(splits.test, candidate, recipe, base) if split == "test" else None
+    answers = tuple(
+        read_answers(session, getattr(splits, split), cases, recipe, name=name, progress=progress)
+        for name, session in sessions.items()
+    )
+    before, after = answers
+    found = judge_answers(before, after, cases=cases, bar=policy.bar(recipe))
+    held = (
+        cases
+        if split == "validation"
+        else cases_of(splits.validation, "validation", recipe.task, metrics=metrics)
+    )
+    held = replace(held, threshold=threshold)
+    found += Findings(
+        checks=(*size_checks(files, recipe), *latency_checks(sessions, splits, recipe, progress))
+    )
+    found += invariance_findings(files["candidate"], splits.validation, held, recipe, limit=INVARIANCE_CASES)
+    found += stress_findings(
+        sessions["baseline"], sessions["candidate"], splits, held, recipe, base, progress
+    )
+    notes = (*found.notes, *(n for n in (policy.override_note(recipe), chosen, earlier) if n))
+    said = verdict(found.checks, split=split, notes=notes, evidence=found.evidence)
+    return Validation(
+        record=_record(said, files, (before, after), cases, inspection, splits, recipe),
+        verdict=said,
+        cases=cases,
+        answers=(before, after),
+    )
+
+
+def _record(
+    said: Verdict,
+    files: Mapping[str, Path],
+    answers: tuple[np.ndarray, np.ndarray],
+    cases: Cases,
+    inspection: Inspection,
+    splits: Splits,
+    recipe: Recipe,
+) -> Record:
+    threads, confidence = recipe.measure.threads, recipe.requirements.confidence
+    here = this_machine(threads=threads, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version)
+    before, after = (score(x, cases, confidence=confidence) for x in answers)
+    candidate = files["candidate"].name
+    chosen = "the candidate" if said.status is Status.APPROVED else "the baseline"
+    events = (
+        Started(
+            recipe=recipe.model_dump(mode="json"),
+            recipe_hash=recipe_hash(recipe),
+            environment=environment(here),
+        ),
+        TaskLoaded(
+            splits={name: split_summary(part, recipe.task.labels) for name, part in splits},
+            inputs=inspection.inputs,
+            preprocessing=splits.preprocessing,
+            data_digest=inspection.digest,
+            model_digest=sha256_file(files["baseline"]),
+        ),
+        FinalJudged(
+            candidate=candidate,
+            baseline_metrics=before,
+            candidate_metrics=after,
+            verdict=said,
+            speedups=(),
+            selected=chosen,
+            selection_reason=f"{candidate} against {files['baseline'].name}: {said.status}",
+        ),
+    )
+    return Record(name=recipe.name, events=events)
+
+
+def write_validation(found: Validation, folder: Path) -> Validation:
+    """Write ``run.json``, ``verdict.json``, ``report.html`` and the list of changed cases.
+
+    Returns:
+        The same, with the list of changed cases named in the evidence.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    said, evidence = found.verdict, found.verdict.evidence
+    counted = evidence.disagreement if evidence else None
+    if evidence and counted and list_changed(folder / FILE, *found.answers, found.cases):
+        said = replace(said, evidence=replace(evidence, disagreement=replace(counted, file=FILE)))
+    events = tuple(
+        replace(event, verdict=said) if isinstance(event, FinalJudged) else event
+        for event in found.record.events
+    )
+    record = replace(found.record, events=events)
+    write_record(record, folder / "run.json")
+    write_atomic(folder / "verdict.json", to_json(said) + b"\n")
+    write_report(record, folder / "report.html")
+    return replace(found, record=record, verdict=said)
+
+
+def split_summary(split: Split, labels: Sequence[str]) -> SplitSummary:
+    """One split as the record describes it."""
+    found = describe(split, labels)
+    return SplitSummary(n=found.n, subjects=found.subjects, classes=found.classes, groups=found.groups)
+
+
+def model_file(path: Path, wanted: Literal["fp32", "compressed"]) -> Path:
+    """The ONNX file that is meant: the path itself, or a variant of the bundle that it is.
+
+    Raises:
+        UsageError: There is no such file or bundle.
+        IntegrityError: The bundle is not what was written.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UsageError(f"there is no file {path}; an ONNX file or a bundle's directory is wanted")
+    manifest = verify_bundle(path, replay=False).manifest
+    names = [v.name for v in manifest.variants if v.name != "fp32"]
+    name = names[0] if wanted == "compressed" and names else "fp32"
+    return path / manifest.variant(name).file
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Renamed:
+    """A session whose only input goes by another name in the data."""
+
+    session: Session
+    inputs: tuple[TensorSpec, ...]
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self.session.outputs
+
+    @property
+    def fixed_batch(self) -> int | None:
+        return self.session.fixed_batch
+
+    @property
+    def threads(self) -> int:
+        return self.session.threads
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        (given,) = inputs.values()
+        return self.session({self.session.inputs[0].name: given})
+
+
+def fitting(session: Session, given: tuple[TensorSpec, ...], file: Path) -> Session:
+    """The session, if the data fits it; a single input may go by any name.
+
+    Raises:
+        UsageError: It takes other inputs than the data has.
+    """
+    named = {spec.name: spec for spec in session.inputs}
+    if len(given) == len(named) == 1:
+        session = _Renamed(session=session, inputs=given) if given[0].name not in named else session
+        named = {given[0].name: next(iter(named.values()))}
+    if set(named) != {spec.name for spec in given}:
+        raise UsageError(
+            f"{file.name}: its inputs are {sorted(named)}, but the data has "
+            f"{sorted(spec.name for spec in given)}; rename them in one of the two"
+        )
+    for spec in given:
+        asked = named[spec.name]
+        if asked.dtype != spec.dtype or not _same_shape(asked.shape, spec.shape):
+            raise UsageError(
+                f"{file.name}: input {asked.name!r} is {asked.dtype} {_shape(asked.shape)}, but the data has "
+                f"{spec.dtype} {_shape(spec.shape)}; change what data gives"
+            )
+    return session
+
+
+def _same_shape(asked: tuple[int, ...], given: tuple[int, ...]) -> bool:
+    return len(asked) == len(given) and all(a in (UNKNOWN_DIM, g) for a, g in zip(asked, given, strict=True))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"({', '.join('?' if size == UNKNOWN_DIM else str(size) for size in shape)})"
+
+
+def read_answers(
+    session: Session, split: Split, cases: Cases, recipe: Recipe, *, name: str, progress: Progress
+) -> np.ndarray:
+    """What a file answers to a split, as logits where the task has classes.
+
+    Raises:
+        UsageError: The answers do not fit the task.
+    """
+    found = answer(session, split, progress=progress, what=f"evaluating {name}")
+    problem = output_problem(cases.kind, len(cases.labels), found.shape)
+    if problem:
+        raise UsageError(f"{name}: its output does not fit the task: {problem}")
+    if cases.kind in ("regression", "custom"):
+        return found
+    try:
+        return to_logits(cases.kind, found, recipe.task.outputs, name=name)
+    except ValueError as error:
+        raise UsageError(f"{error}; set task.outputs to what the model answers with") from None
+
+
+def _threshold(
+    baseline: Session, splits: Splits, recipe: Recipe, progress: Progress
+) -> tuple[float, str | None]:
+    """The operating threshold: as asked, or chosen on validation from the baseline's answers."""
+    goal = recipe.task.threshold
+    if isinstance(goal, float):
+        return goal, None
+    held = cases_of(splits.validation, "validation", recipe.task)
+    found = read_answers(baseline, splits.validation, held, recipe, name="baseline", progress=progress)
+    chosen = choose_threshold(found, held, goal)
+    return chosen.threshold, chosen.sentence
+
+
+def _opened(test: Split, candidate: Path, recipe: Recipe, base: Path) -> str | None:
+    """Write the look into the ledger, before it is taken; what to say of earlier ones."""
+    opening = Opening(
+        at=now(),
+        purpose="validate",
+        by=f"{candidate.name} at {now()}",
+        cases=test.n,
+        sketch=sketch(test),
+    )
+    earlier = record_opening(base / recipe.output / LEDGER, opening)
+    return earlier_looks(earlier, opening.sketch)
+
+
+def size_checks(files: Mapping[str, Path], recipe: Recipe) -> Iterator[Check]:
+    """Hold the candidate's size against the limit, if there is one."""
+    limit = recipe.requirements.max_size
+    if limit is not None:
+        before, after = (files[name].stat().st_size for name in ("baseline", "candidate"))
+        yield judge_size(after, limit, baseline_bytes=before)
+
+
+def latency_checks(
+    sessions: Mapping[str, Session], splits: Splits, recipe: Recipe, progress: Progress
+) -> Iterator[Check]:
+    """Hold the candidate's latency against the limits, if there are any."""
+    limits = list(recipe.requirements.max_latency.limits())
+    if not limits:
+        return
+    threads, seconds = recipe.measure.threads, recipe.measure.seconds
+    here = this_machine(threads=threads, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version)
+    one = collate([splits.validation.inputs[0]])
+    names = progress.track(("baseline", "candidate"), what="timing")
+    before, after = (time_calls(sessions[n], one, conditions=here, budget_s=seconds) for n in names)
+    for q, limit in limits:
+        yield judge_latency(after, q, limit, baseline=before)
+
+
+def stress_findings(
+    baseline: Session,
+    candidate: Session,
+    splits: Splits,
+    cases: Cases,
+    recipe: Recipe,
+    base: Path,
+    progress: Progress,
+) -> Findings:
+    """The same comparison under perturbed inputs of validation, if the recipe asks for it.
+
+    Args:
+        baseline: The loaded file.
+        candidate: The loaded file that is judged.
+        splits: The data; test is not touched.
+        cases: Of validation.
+        recipe: Its ``requirements.stress``.
+        base: The recipe's folder.
+        progress: Shown while it works.
+    """
+    asked = recipe.requirements.stress
+    if asked is None:
+        return Findings()
+    confidence = recipe.requirements.confidence
+    curves = stress(
+        baseline,
+        candidate,
+        splits.validation,
+        cases,
+        asked,
+        base=base,
+        preprocessing=splits.preprocessing,
+        confidence=confidence,
+        seed=recipe.seed,
+        metrics=policy.limits(recipe),
+        train=splits.train,
+        progress=progress,
+    )
+    checks = stress_checks(curves, asked, confidence)
+    return Findings(checks=checks, evidence=Evidence(stress=curves))
+
+
+def invariance_findings(file: Path, split: Split, cases: Cases, recipe: Recipe, *, limit: int) -> Findings:
+    """Promise 5: does a file decide the same, whatever the batch size and the number of threads?"""
+    found = invariance(file, split, cases, batch_sizes=recipe.measure.batch_sizes, cases_limit=limit)
+    return Findings(checks=(invariance_check(found),), evidence=Evidence(invariance=found))
