@@ -204,8 +204,8 @@ def test_groups_are_held_to_the_overall_limits_unless_said_otherwise() -> None:
 def test_every_kind_has_metrics_that_are_always_judged(
     kind: str, extra: dict[str, Any], expected: set[str]
 ) -> None:
-    recipe = _recipe("plain", "low").model_dump(mode="json")
-    recipe = parse_recipe({**recipe, "task": {"kind": kind, "model": "m.py:f", **extra}})
+    base = _recipe("plain", "low").model_dump(mode="json")
+    recipe = parse_recipe({**base, "task": {"kind": kind, "model": "m.py:f", **extra}})
     policy.check(recipe)
     assert set(policy.limits(recipe)) == expected
 

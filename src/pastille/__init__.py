@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pastille.recipe import Quantize as Quantize
     from pastille.recipe import Recipe as Recipe
     from pastille.recipe import read_recipe as read_recipe
-    from pastille.runner import run as run
+    from pastille.runner.run import run as run
     from pastille.values import Cases as Cases
     from pastille.values import Preprocessing as Preprocessing
     from pastille.values import Verdict as Verdict

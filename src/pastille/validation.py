@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from pastille.gates import judge_latency, judge_size, verdict
 from pastille.gates.findings import Findings
 from pastille.gates.judge import judge_answers
 from pastille.gates.stress import invariance_check, stress_checks
+from pastille.measure.adapted import open_adapted, refuse_unsaid_probabilities
 from pastille.measure.changed import FILE, list_changed
 from pastille.measure.evaluate import answer
 from pastille.measure.invariance import invariance
@@ -32,7 +34,7 @@ from pastille.measure.latency import time_calls
 from pastille.measure.stress import stress
 from pastille.openings import LEDGER, Opening, earlier_looks, record_opening, sketch
 from pastille.progress import SILENT, Progress
-from pastille.recipe import Recipe, recipe_hash
+from pastille.recipe import Recipe, TaskSection, recipe_hash
 from pastille.record import (
     FinalJudged,
     Record,
@@ -44,14 +46,12 @@ from pastille.record import (
     write_record,
 )
 from pastille.report import write_report
-from pastille.runtime import ONNXRUNTIME, UNKNOWN_DIM, Session, load
-from pastille.stats.decisions import output_problem
+from pastille.runtime import ONNXRUNTIME, Session
 from pastille.stats.metrics import score
-from pastille.stats.scale import to_logits
 from pastille.stats.threshold import choose_threshold
 from pastille.values import Cases, Check, Evidence, Status, TensorSpec, Verdict, to_json
 
-INVARIANCE_CASES = 64
+_INVARIANCE_CASES = 64
 JudgedSplit = Literal["validation", "test"]
 
 
@@ -104,17 +104,15 @@ def validate(
     inspection = inspect(splits, progress=progress)
     check_leaks(inspection.leaks, allow=allow_leakage)
     files = {"baseline": model_file(baseline, "fp32"), "candidate": model_file(candidate, "compressed")}
-    sessions = {
-        name: fitting(load(file, threads=recipe.measure.threads), inspection.inputs, file)
-        for name, file in files.items()
-    }
+    specs, threads = inspection.inputs, recipe.measure.threads
+    sessions = {name: open_adapted(file, specs, recipe.task, threads=threads) for name, file in files.items()}
     metrics = own_metrics(recipe.task, base)
     cases = cases_of(getattr(splits, split), split, recipe.task, metrics=metrics)
     threshold, chosen = _threshold(sessions["baseline"], splits, recipe, progress)
     cases = replace(cases, threshold=threshold)
     earlier = _opened(splits.test, candidate, recipe, base) if split == "test" else None
     answers = tuple(
-        read_answers(session, getattr(splits, split), cases, recipe, name=name, progress=progress)
+        read_answers(session, getattr(splits, split), recipe.task, name=files[name].name, progress=progress)
         for name, session in sessions.items()
     )
     before, after = answers
@@ -128,7 +126,7 @@ def validate(
     found += Findings(
         checks=(*size_checks(files, recipe), *latency_checks(sessions, splits, recipe, progress))
     )
-    found += invariance_findings(files["candidate"], splits.validation, held, recipe, limit=INVARIANCE_CASES)
+    found += invariance_findings(files["candidate"], specs, splits.validation, held, recipe)
     found += stress_findings(
         sessions["baseline"], sessions["candidate"], splits, held, recipe, base, progress
     )
@@ -229,81 +227,17 @@ def model_file(path: Path, wanted: Literal["fp32", "compressed"]) -> Path:
     return path / manifest.variant(name).file
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Renamed:
-    """A session whose only input goes by another name in the data."""
-
-    session: Session
-    inputs: tuple[TensorSpec, ...]
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self.session.outputs
-
-    @property
-    def fixed_batch(self) -> int | None:
-        return self.session.fixed_batch
-
-    @property
-    def threads(self) -> int:
-        return self.session.threads
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        (given,) = inputs.values()
-        return self.session({self.session.inputs[0].name: given})
-
-
-def fitting(session: Session, given: tuple[TensorSpec, ...], file: Path) -> Session:
-    """The session, if the data fits it; a single input may go by any name.
-
-    Raises:
-        UsageError: It takes other inputs than the data has.
-    """
-    named = {spec.name: spec for spec in session.inputs}
-    if len(given) == len(named) == 1:
-        session = _Renamed(session=session, inputs=given) if given[0].name not in named else session
-        named = {given[0].name: next(iter(named.values()))}
-    if set(named) != {spec.name for spec in given}:
-        raise UsageError(
-            f"{file.name}: its inputs are {sorted(named)}, but the data has "
-            f"{sorted(spec.name for spec in given)}; rename them in one of the two"
-        )
-    for spec in given:
-        asked = named[spec.name]
-        if asked.dtype != spec.dtype or not _same_shape(asked.shape, spec.shape):
-            raise UsageError(
-                f"{file.name}: input {asked.name!r} is {asked.dtype} {_shape(asked.shape)}, but the data has "
-                f"{spec.dtype} {_shape(spec.shape)}; change what data gives"
-            )
-    return session
-
-
-def _same_shape(asked: tuple[int, ...], given: tuple[int, ...]) -> bool:
-    return len(asked) == len(given) and all(a in (UNKNOWN_DIM, g) for a, g in zip(asked, given, strict=True))
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"({', '.join('?' if size == UNKNOWN_DIM else str(size) for size in shape)})"
-
-
 def read_answers(
-    session: Session, split: Split, cases: Cases, recipe: Recipe, *, name: str, progress: Progress
+    session: Session, split: Split, section: TaskSection, *, name: str, progress: Progress
 ) -> np.ndarray:
-    """What a file answers to a split, as logits where the task has classes.
+    """What an adapted file answers to a split, as logits where the task has classes.
 
     Raises:
-        UsageError: The answers do not fit the task.
+        UsageError: The answers do not fit the task, or seem to be probabilities though nobody said so.
     """
     found = answer(session, split, progress=progress, what=f"evaluating {name}")
-    problem = output_problem(cases.kind, len(cases.labels), found.shape)
-    if problem:
-        raise UsageError(f"{name}: its output does not fit the task: {problem}")
-    if cases.kind in ("regression", "custom"):
-        return found
-    try:
-        return to_logits(cases.kind, found, recipe.task.outputs, name=name)
-    except ValueError as error:
-        raise UsageError(f"{error}; set task.outputs to what the model answers with") from None
+    refuse_unsaid_probabilities(found, section, file=name)
+    return found
 
 
 def _threshold(
@@ -314,7 +248,7 @@ def _threshold(
     if isinstance(goal, float):
         return goal, None
     held = cases_of(splits.validation, "validation", recipe.task)
-    found = read_answers(baseline, splits.validation, held, recipe, name="baseline", progress=progress)
+    found = read_answers(baseline, splits.validation, recipe.task, name="baseline", progress=progress)
     chosen = choose_threshold(found, held, goal)
     return chosen.threshold, chosen.sentence
 
@@ -324,7 +258,7 @@ def _opened(test: Split, candidate: Path, recipe: Recipe, base: Path) -> str | N
     opening = Opening(
         at=now(),
         purpose="validate",
-        by=f"{candidate.name} at {now()}",
+        by=f"{candidate.name} ({secrets.token_hex(4)})",  # each look is one of its own
         cases=test.n,
         sketch=sketch(test),
     )
@@ -398,7 +332,16 @@ def stress_findings(
     return Findings(checks=checks, evidence=Evidence(stress=curves))
 
 
-def invariance_findings(file: Path, split: Split, cases: Cases, recipe: Recipe, *, limit: int) -> Findings:
+def invariance_findings(
+    file: Path, specs: tuple[TensorSpec, ...], split: Split, cases: Cases, recipe: Recipe
+) -> Findings:
     """Promise 5: does a file decide the same, whatever the batch size and the number of threads?"""
-    found = invariance(file, split, cases, batch_sizes=recipe.measure.batch_sizes, cases_limit=limit)
+    found = invariance(
+        file,
+        split,
+        cases,
+        batch_sizes=recipe.measure.batch_sizes,
+        cases_limit=_INVARIANCE_CASES,
+        opened=lambda path, threads: open_adapted(path, specs, recipe.task, threads=threads),
+    )
     return Findings(checks=(invariance_check(found),), evidence=Evidence(invariance=found))

@@ -18,7 +18,16 @@ from pastille.gates.verdict import verdict
 from pastille.openings import Opening
 from pastille.policy import Bar
 from pastille.recipe.sections import CalibrationLimits, FairnessLimits
-from pastille.record import FinalJudged, Record, StageFinished, Started, TaskLoaded, TestOpened, ThresholdChosen
+from pastille.record import (
+    Event,
+    FinalJudged,
+    Record,
+    StageFinished,
+    Started,
+    TaskLoaded,
+    TestOpened,
+    ThresholdChosen,
+)
 from pastille.values import (
     Calibration,
     Cases,
@@ -166,7 +175,7 @@ def judged(record: Record, said: Verdict, **requirements: Any) -> Record:
         at="2026-11-02T10:11:12+00:00", purpose="final gate", by="runs/earlier", cases=2003, sketch=()
     )
     override = {"by": "Dr. Ada Kern", "reason": "research use only"}
-    events = []
+    events: list[Event] = []
     for event in record.events:
         match event:
             case Started():
@@ -180,8 +189,8 @@ def judged(record: Record, said: Verdict, **requirements: Any) -> Record:
                     ThresholdChosen(
                         at=clock(30, 9),
                         threshold=0.3841,
-                        reason="A case is called malignant from a probability of 0.3841 on, chosen on validation for "
-                        "a sensitivity of at least 80 %: sensitivity 80.2 %, specificity 88.1 %",
+                        reason="A case is called malignant from a probability of 0.3841 on, chosen on "
+                        "validation for a sensitivity of at least 80 %: sensitivity 80.2 %",
                     )
                 )
             case TestOpened():
@@ -309,9 +318,9 @@ def crowded(groups: int = 200, classes: int = 1000, name: str = "{}") -> Evidenc
     )
 
 
-def crowd(name: str = "{}") -> Record:
+def crowd(name: str = "{}", groups: int = 200, classes: int = 1000) -> Record:
     """Everything at once: 1,000 classes, 200 groups of three attributes, and a check for each."""
-    found = crowded(name=name)
+    found = crowded(groups, classes, name)
     status = (Status.APPROVED, Status.INCONCLUSIVE, Status.REJECTED)
     compared = [
         *found.comparisons,
@@ -320,7 +329,7 @@ def crowd(name: str = "{}") -> Record:
     checks = tuple(limit_on(c, 0.01, status[i % 3]) for i, c in enumerate(compared))
     checks += tuple(stress_check(c, Status.APPROVED) for c in found.stress)
     said = verdict(checks, split="test", notes=(OVERRIDE, *[HARM] * 40), evidence=found)
-    labels = [name.format(f"class {i}") for i in range(1000)]
+    labels = [name.format(f"class {i}") for i in range(classes)]
     return many_stages(many_groups(judged(records.with_labels(labels), said)))
 
 
@@ -330,9 +339,7 @@ def many_groups(record: Record) -> Record:
     groups = {a: {f"hospital {i}": of_group for i in range(200)} for a in ("site", "scanner", "region")}
 
     def grouped(event: FinalJudged) -> FinalJudged:
-        before, after = (
-            replace(m, groups=groups) for m in (event.baseline_metrics, event.candidate_metrics)
-        )
+        before, after = (replace(m, groups=groups) for m in (event.baseline_metrics, event.candidate_metrics))
         return replace(event, baseline_metrics=before, candidate_metrics=after)
 
     return replace(
@@ -398,18 +405,22 @@ def blank() -> Record:
         ),
         invariance=replace(INVARIANCE, changed={}, batch_sizes=(), threads=(), max_abs_error=NAN),
     )
-    checks = (replace(limit_on(nothing, 0.0, Status.INCONCLUSIVE), interval=None), limit_on(odd, NAN, Status.REJECTED))
-    return judged(records.skin(), Verdict(status=Status.REJECTED, reason="x", checks=checks, split="test", evidence=found))
+    checks = (
+        replace(limit_on(nothing, 0.0, Status.INCONCLUSIVE), interval=None),
+        limit_on(odd, NAN, Status.REJECTED),
+    )
+    return judged(
+        records.skin(),
+        Verdict(status=Status.REJECTED, reason="x", checks=checks, split="test", evidence=found),
+    )
 
 
 def hostile() -> Record:
     """Markup in every free text of the evidence."""
-    record = crowd(MARKUP + "{}")
+    record = crowd(MARKUP + "{}", groups=4, classes=4)
     final = record.all(FinalJudged)[0]
     said = replace(final.verdict, notes=(f"Override by {MARKUP}", MARKUP))
-    return replace(
-        record, events=tuple(replace(e, verdict=said) if e is final else e for e in record.events)
-    )
+    return replace(record, events=tuple(replace(e, verdict=said) if e is final else e for e in record.events))
 
 
 ALL = {"rich": rich, "crowd": crowd, "blank": blank, "hostile evidence": hostile}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import report_records as records
+import rich_records as records
 from PIL import Image
 
 from pastille.report import write_report
@@ -33,7 +33,7 @@ def browse(page: Path, *arguments: str) -> None:
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     path = tmp_path / "report.html"
-    write_report(records.skin(), path)
+    write_report(records.rich(), path)
     return path
 
 
@@ -55,9 +55,17 @@ def test_shown(page: Path, scheme: str, width: int, bright: bool) -> None:
     assert (pixels[:, -8:] == pixels[1, 1]).all()
 
 
+def test_on_a_phone_nothing_sticks_out_all_the_way_down(page: Path) -> None:
+    target = page.with_suffix(".png")
+    browse(page, LIGHT, f"--screenshot={target}", "--window-size=390,14000")
+    with Image.open(target) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert (pixels[:, -8:] == pixels[1, 1]).all()
+
+
 def test_printed(page: Path) -> None:
     target = page.with_suffix(".pdf")
     browse(page, "--no-pdf-header-footer", f"--print-to-pdf={target}")
     data = target.read_bytes()
     assert data.startswith(b"%PDF")
-    assert 4 <= data.count(b"/Type /Page\n") + data.count(b"/Type /Page ") + data.count(b"/Type /Page/") <= 14
+    assert 4 <= data.count(b"/Type /Page\n") + data.count(b"/Type /Page ") + data.count(b"/Type /Page/") <= 18

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pastille.record import BaselineProfiled, FinalJudged, Record, StageFinished, TaskLoaded
+from pastille.record import BaselineProfiled, FinalJudged, Record, StageDetails, StageFinished, TaskLoaded
 from pastille.report import text
 from pastille.report.comparison import Point
 from pastille.report.svg.scatter import pareto_front
@@ -128,7 +128,7 @@ def test_inconclusive_says_how_many_more_cases() -> None:
     banner = view(records.skin()).banner
     assert "not an approval" in banner.meaning
     assert "1,180 more" in banner.meaning
-    assert [check.more_cases for check in banner.checks] == ["–", "about 1,180", "–"]
+    assert [check.more_cases for check in banner.checks.shown] == ["–", "about 1,180", "–"]
 
 
 def test_a_drop_beside_its_limit_is_never_rounded_onto_it() -> None:
@@ -138,14 +138,14 @@ def test_a_drop_beside_its_limit_is_never_rounded_onto_it() -> None:
     near = changed(
         record, FinalJudged, verdict=replace(said, checks=(replace(said.checks[0], interval=interval),))
     )
-    assert view(near).banner.checks[0].interval.endswith("to 5.01")
+    assert view(near).banner.checks.shown[0].interval.endswith("to 5.01")
 
 
 def test_a_check_without_a_measurement_is_shown_as_absent() -> None:
     record = records.digits()
     said = final(record).verdict
     blank = replace(said.checks[0], candidate=None, baseline=None, drop=None, interval=None)
-    row = view(changed(record, FinalJudged, verdict=replace(said, checks=(blank,)))).banner.checks[0]
+    row = view(changed(record, FinalJudged, verdict=replace(said, checks=(blank,)))).banner.checks.shown[0]
     assert (row.candidate, row.drop, row.mark) == ("–", "–", None)
 
 
@@ -261,7 +261,7 @@ def test_many_classes_become_a_list_of_confusions() -> None:
     assert page.evidence.matrices == ()
     assert len(page.evidence.mixups) == 15
     assert page.evidence.classes is not None
-    assert page.evidence.classes.more_rows == 260
+    assert page.evidence.classes.more_rows == 276
 
 
 def test_the_recipe_is_whole() -> None:
@@ -315,3 +315,20 @@ def test_speedup_and_metrics_may_be_absent() -> None:
     )
     page = view(replace(bare, events=events))
     assert not any("batch" in gain.what for gain in page.banner.gains)
+
+
+def test_temperature_and_threshold_of_a_stage_are_among_its_facts() -> None:
+    record = records.digits()
+    told = StageDetails(temperature=1.8412, threshold=0.4321)
+    facts = dict(view(changed(record, StageFinished, details=told)).changes[-1].facts)
+    assert facts["temperature"] == "answers are divided by 1.84"
+    assert facts["operating threshold of this file"] == "0.432"
+
+
+def test_an_error_may_rise_to_its_limit_and_not_fall_to_it() -> None:
+    record = records.regression()
+    said = final(record).verdict
+    rmse = replace(said.checks[0], metric="rmse", limit=2.0)
+    plots = view(changed(record, FinalJudged, verdict=replace(said, checks=(rmse,)))).tradeoffs
+    assert plots[0].floor == pytest.approx(53.8 + 2.0)
+    assert plots[0].floor_words == "limit: baseline + 2"

@@ -195,6 +195,13 @@ def test_of_f1_as_much_may_be_unseen_as_of_sensitivity(form: Form) -> None:
     assert 0.4 * positives < _interval(_compare(form, form)).high < 1.2 * positives
 
 
+@pytest.mark.parametrize("name", ["mean of shares", "ranking", "perfect f1", "f1"])
+def test_unseen_subjects_may_lose_all_of_their_cases(name: str) -> None:
+    form = _ALIKE[name]
+    alone, pairs = (_interval(_compare(form, form, np.arange(200) // each)).high for each in (1, 2))
+    assert 1.8 < pairs / alone < 2.2
+
+
 _UNDEFINED: dict[str, Form] = {
     "share of nobody": Share(hits=_NONE, among=_NONE),
     "mean of nothing": MeanOfShares(parts={}),

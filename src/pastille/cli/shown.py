@@ -9,13 +9,13 @@ from rich.table import Table
 
 from pastille.cli.console import out
 from pastille.values import Check, Estimate, Interval, Latency, Profile, Speedup, Status, Verdict, to_json
+from pastille.vocabulary import is_share
 
 if TYPE_CHECKING:
     from pastille.bundle import Verification
     from pastille.runner import RunResult
 
 COLOURS = {Status.APPROVED: "green", Status.REJECTED: "red", Status.INCONCLUSIVE: "yellow"}
-_SHARES = frozenset({"accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc"})
 
 
 def as_data(value: object) -> Any:
@@ -53,7 +53,7 @@ def estimate_text(name: str, estimate: Estimate) -> str:
 
 def value_text(name: str, value: float) -> str:
     """A metric: shares in per cent, others as they are."""
-    return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if is_share(name) else f"{value:.4g}"
 
 
 def _interval_text(name: str, interval: Interval | None) -> str:

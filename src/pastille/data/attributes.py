@@ -22,7 +22,7 @@ def check_attributes(splits: Splits, fairness: FairnessLimits | None) -> None:
         >>> splits = Splits(train=split, validation=split, test=split)
         >>> check_attributes(splits, FairnessLimits(by=["sexx"]))
         Traceback (most recent call last):
-        pastille.errors.RecipeError: requirements.fairness.by names 'sexx', which train has no group of; did ...
+        pastille.errors.RecipeError: requirements.fairness.by names 'sexx', which train has no ...
     """
     for attribute in fairness.by if fairness else ():
         for name, split in splits:

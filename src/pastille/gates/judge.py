@@ -11,7 +11,7 @@ import numpy as np
 from pastille.gates.drops import check_drop
 from pastille.gates.findings import Findings
 from pastille.gates.groups import Settled, gap_checks, group_checks, settled, unasked_harm
-from pastille.gates_calibration import calibration_checks
+from pastille.gates.calibration import calibration_checks
 from pastille.policy import Bar
 from pastille.stats.calibration import calibration
 from pastille.stats.catalogue import MetricForms

@@ -155,7 +155,8 @@ def invariance_check(found: Invariance) -> Check:
 
 
 def _invariance_reason(found: Invariance) -> str:
-    differ = f"(numbers differ by {found.max_abs_error:.2g} at most)"
+    exact = found.max_abs_error == 0
+    differ = "(to the last bit)" if exact else f"(numbers differ by {found.max_abs_error:.2g} at most)"
     parts = [f"{count} in {way}" if "batch" in way else f"{count} with {way}" for way, count in _flips(found)]
     if parts:
         base = "alone" if found.batch_sizes[0] == 1 else f"in batches of {found.batch_sizes[0]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ from pastille.data.split import Split
 from pastille.devices import usable_cores
 from pastille.measure.evaluate import answer
 from pastille.progress import SILENT, Progress
-from pastille.runtime import load
+from pastille.runtime import Session, load
 from pastille.runtime.batch_statistics import batch_statistic_nodes
 from pastille.stats.decisions import decide
 from pastille.values import Cases, Invariance
@@ -32,6 +32,7 @@ def invariance(
     batch_sizes: Iterable[int] = (),
     threads: int | None = None,
     cases_limit: int = 256,
+    opened: Callable[[Path, int], Session] | None = None,
     progress: Progress = SILENT,
 ) -> Invariance:
     """Ask a file the same cases in batches of several sizes and with several threads.
@@ -48,6 +49,7 @@ def invariance(
             one size only is asked in that alone.
         threads: More than one; by default as many as this process may use, and at least 2.
         cases_limit: How many cases are asked, spread evenly over the split.
+        opened: Loads the file for a number of threads; by default as it is.
         progress: Shows every pass over the cases.
 
     Raises:
@@ -64,7 +66,8 @@ def invariance(
     rows = np.unique(np.linspace(0, split.n - 1, min(cases_limit, split.n)).round().astype(np.int64))
     asked = Split(inputs=[split.inputs[int(row)] for row in rows], targets=np.zeros(len(rows)))
     held = _within(cases, rows)
-    sessions = {count: load(path, threads=count) for count in (1, many)}
+    opening = opened or _load
+    sessions = {count: opening(path, count) for count in (1, many)}
     sizes = _sizes(sessions[1].fixed_batch, batch_sizes, len(rows))
     alone = answer(
         sessions[1], asked, batch_size=sizes[0], progress=progress, what=f"asking with batch {sizes[0]}"
@@ -82,6 +85,10 @@ def invariance(
         max_abs_error=largest,
         batch_statistics=batch_statistic_nodes(path),
     )
+
+
+def _load(path: Path, threads: int) -> Session:
+    return load(path, threads=threads)
 
 
 def _within(cases: Cases, rows: np.ndarray) -> Cases:

@@ -101,7 +101,7 @@ class Account:
     def _candidates(self) -> Iterator[str]:
         verdicts = [self.final.verdict] if self.final else []
         verdicts += [s.verdict for s in reversed(self.stages)]
-        yield from (c.metric for v in verdicts for c in v.checks if c.drop is not None)
+        yield from (c.metric for v in verdicts for c in v.checks if c.drop is not None and not c.where)
         known = [m.overall for m in self.metrics if m is not None]
         yield from (name for name in ("accuracy", "r2") if any(name in overall for overall in known))
         yield from sorted({n for overall in known for n in overall}, key=text.lower_is_better)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -86,11 +87,11 @@ def _reason(verdict: Verdict) -> str:
     if not _many(verdict.checks):
         tail = "; " + "; ".join(verdict.notes)
         return text.sentence(verdict.reason.removesuffix(tail) if verdict.notes else verdict.reason, 2500)
-    total = len(verdict.checks)
-    passed = sum(check.status is Status.APPROVED for check in verdict.checks)
-    rejected = sum(check.status is Status.REJECTED for check in verdict.checks)
-    counts = f"{rejected} are rejected, {total - passed - rejected} inconclusive and {passed} approved"
-    return f"Of {text.count(total)} checks on the {verdict.split} split, {counts}. First of all:"
+    counts = Counter(check.status.value for check in verdict.checks)
+    told = [f"{text.count(counts[name])} {name}" for name in ("rejected", "inconclusive", "approved")]
+    listed = ", ".join(words for words in told if not words.startswith("0 "))
+    total = text.count(len(verdict.checks))
+    return f"Of {total} checks on the {verdict.split} split: {listed}. First of all:"
 
 
 def _many(held: Sequence[Check]) -> bool:

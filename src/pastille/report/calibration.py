@@ -60,7 +60,7 @@ class Calibrated:
 
 def calibrated(found: Calibration) -> Calibrated:
     """Arrange what was measured of the probabilities."""
-    of = text.clean(found.of, 80)
+    of = text.clean(found.of, 80) or "the decision"
     sides = (("baseline", False, found.baseline_bins), ("compressed", True, found.candidate_bins))
     return Calibrated(
         of=of,

@@ -62,6 +62,4 @@ def _tallies(found: Disagreement) -> Iterator[Tally]:
     worse = found.newly_wrong
     yield Tally(n=text.count(worse), what="newly wrong", tone="bad" if worse else "plain")
     yield Tally(n=text.count(found.newly_right), what="newly right", tone="plain")
-    yield Tally(
-        n=text.count(found.changed), what=f"of {text.plural(found.n, 'case')} changed", tone="plain"
-    )
+    yield Tally(n=text.count(found.changed), what=f"of {text.plural(found.n, 'case')} changed", tone="plain")

@@ -11,7 +11,7 @@ from pastille.report.account import Account
 from pastille.report.comparison import options_line, stage_label
 
 # The page stays small however long the plan is: what all stages together may show is shared out.
-_MAX_STAGES = 24
+_MAX_STAGES = 12
 _LAYERS = (240, 48)  # on the page, in one stage
 _CURVES = (24, 6)
 _MAX_EPOCHS = 120
@@ -78,7 +78,7 @@ def _changes(run: Account) -> Iterator[Change]:
 
 def _each(limits: tuple[int, int], stages: int) -> int:
     page, one = limits
-    return max(1, min(one, page // max(1, min(stages, _MAX_STAGES))))
+    return max(1, min(one, page // max(1, stages)))
 
 
 def _change(
@@ -115,6 +115,10 @@ def _facts(details: StageDetails, digest: str, seconds: float | None) -> Iterato
         yield "channels", f"{text.count(before)} → {text.count(after)} in {len(details.widths)} layers"
     if details.calibration_samples is not None:
         yield "calibrated on", text.plural(details.calibration_samples, "training sample")
+    if details.temperature is not None:
+        yield "temperature", f"answers are divided by {text.significant(details.temperature)}"
+    if details.threshold is not None:
+        yield "operating threshold of this file", text.significant(details.threshold)
     if details.parity_max_abs_error is not None:
         yield (
             "parity",

@@ -20,7 +20,7 @@ TONES: dict[Status, Tone] = {
 }
 _WORST_FIRST = (Status.REJECTED, Status.INCONCLUSIVE, Status.APPROVED)
 _MAX_SHOWN = 16
-_MAX_FOLDED = 100
+_MAX_FOLDED = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +81,11 @@ def checks(held: Sequence[Check]) -> Checks:
     )
 
 
-def weight(check: Check) -> tuple[int, bool, bool]:
+def weight(check: Check) -> tuple[int, bool, float]:
     """What sorts checks by how much a reader needs them: the worst first, groups that say nothing last."""
     of_group = bool(check.where) and "between" not in check.where
-    return _WORST_FIRST.index(check.status), bool(check.where), of_group and check.adjusted_p is None
+    unlikely = check.adjusted_p if check.adjusted_p is not None else 2.0 if of_group else 1.0
+    return _WORST_FIRST.index(check.status), bool(check.where), unlikely
 
 
 def _folded_words(rest: Sequence[Check]) -> str:

@@ -18,7 +18,7 @@ Unit = Literal["bytes", "ms"]
 
 _MAX_METRICS = 3
 _MAX_PLOTTED = 2
-_MAX_ROWS = 30
+_MAX_ROWS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,8 @@ def stage_label(stage: StageFinished) -> str:
 def shown_metrics(run: Account) -> tuple[str, ...]:
     """The metric that the page leads with, then the others that a limit is set on."""
     verdicts = [s.verdict for s in run.stages] + ([run.final.verdict] if run.final else [])
-    limited = [c.metric for v in reversed(verdicts) for c in v.checks if c.drop is not None]
+    known = {name for metrics in run.metrics if metrics for name in metrics.overall}
+    limited = [c.metric for v in reversed(verdicts) for c in v.checks if not c.where and c.metric in known]
     return tuple(name for name in dict.fromkeys([run.metric, *limited]) if name)[:_MAX_METRICS]
 
 
@@ -323,11 +324,17 @@ def _point(profile: Profile, label: str, kind: PointKind, metric: str, x: float 
 
 
 def _floor(run: Account, metric: str) -> tuple[float | None, str]:
-    """Baseline minus the limit, on validation."""
+    """What the baseline may worsen to, on validation."""
     verdicts = [s.verdict for s in run.stages] + ([run.final.verdict] if run.final else [])
-    limits = [c.limit for v in verdicts for c in v.checks if c.metric == metric and c.drop is not None]
+    limits = [
+        c.limit
+        for v in verdicts
+        for c in v.checks
+        if c.metric == metric and c.drop is not None and not c.where
+    ]
     found = run.before.metrics.overall.get(metric) if run.before else None
     if not limits or found is None:
         return None, ""
-    words = f"limit: baseline − {text.drop_limit(metric, limits[-1])}"
-    return (found.value - limits[-1]) * text.scale(metric), words
+    lower, limit = text.lower_is_better(metric), limits[-1]
+    words = f"limit: baseline {'+' if lower else text.MINUS} {text.drop_limit(metric, limit)}"
+    return (found.value + (limit if lower else -limit)) * text.scale(metric), words

@@ -12,8 +12,8 @@ from pastille.report.comparison import shown_metrics
 from pastille.values import Confusion, Estimate, Metrics
 
 MAX_MATRIX_CLASSES = 20
-_MAX_ROWS = 30
-_MAX_GROUP_ROWS = 48  # of all tables of groups together
+_MAX_ROWS = 24
+_MAX_GROUP_ROWS = 32  # of all tables of groups together
 _MAX_ATTRIBUTES = 12
 _MAX_GROUP_METRICS = 2
 _MAX_CONFUSIONS = 15

@@ -71,7 +71,10 @@ def forest(run: Account) -> Forest:
     shown = [(title, unit, rows) for title, unit, rows in made if rows]
     kept = shown[:_MAX_BLOCKS]
     shares = allot([len(rows) for _, _, rows in kept], _MAX_ROWS)
-    cut = [(title, unit, _cut(rows, most), len(rows)) for (title, unit, rows), most in zip(kept, shares, strict=True)]
+    cut = [
+        (title, unit, _cut(rows, most), len(rows))
+        for (title, unit, rows), most in zip(kept, shares, strict=True)
+    ]
     axes = {unit: _axis([row for _, u, rows, _ in cut if u == unit for row in rows]) for _, unit, _, _ in cut}
     return Forest(
         blocks=tuple(

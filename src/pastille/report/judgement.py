@@ -29,7 +29,7 @@ _TITLES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warning:  # noqa: A001 - what it is on the page
+class Caution:
     """Something that weakens the evidence, and that nobody may overlook."""
 
     title: str
@@ -70,7 +70,9 @@ def _threshold(run: Account) -> str:
     if run.threshold is None:
         return ""
     reason = text.sentence(run.threshold.reason, 400)
-    fixed = f"The operating threshold, {text.significant(run.threshold.threshold)}, is the same for every model."
+    fixed = (
+        f"The operating threshold, {text.significant(run.threshold.threshold)}, is the same for every model."
+    )
     return f"{reason} {fixed}".strip()
 
 
@@ -98,7 +100,7 @@ def _listed(parts: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]])) or text.ABSENT
 
 
-def reservations(run: Account) -> Iterator[Warning]:
+def reservations(run: Account) -> Iterator[Caution]:
     """What qualifies the verdict: an override, an earlier look at the test split, a harm nobody asked for."""
     notes = list(run.verdict.notes if run.verdict else ())
     if override(run) and not any(note.startswith(OVERRIDE) for note in notes):
@@ -117,11 +119,11 @@ def _title(note: str) -> str:
     return next((title for mark, title in _TITLES.items() if mark in note), _GENERAL)
 
 
-def _reservation(title: str, said: list[str], looks: list[Opening]) -> Warning:
+def _reservation(title: str, said: list[str], looks: list[Opening]) -> Caution:
     """One note is the text; several are its list, as are earlier looks."""
     items = [*(said if len(said) > 1 else []), *(_look(look) for look in looks)]
     more = [f"and {len(items) - _MAX_ITEMS} more"] if len(items) > _MAX_ITEMS else []
-    return Warning(
+    return Caution(
         title=title,
         text=said[0] if len(said) == 1 else "This qualifies the verdict above.",
         items=(*items[:_MAX_ITEMS], *more),

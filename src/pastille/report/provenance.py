@@ -30,9 +30,9 @@ from pastille.report.account import Account
 from pastille.values import Preprocessing, TensorSpec
 
 _MAX_RECIPE = 16_000
-_MAX_COUNT_ROWS = 60
+_MAX_COUNT_ROWS = 40
 _MAX_TABLES = 12
-_MAX_EVENTS = 60
+_MAX_EVENTS = 40
 _MAX_LEAKS = 20
 
 Facts = tuple[tuple[str, str], ...]

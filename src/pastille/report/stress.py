@@ -12,8 +12,8 @@ from pastille.report.checks import TONES, Tone
 from pastille.report.evidence import Reading
 from pastille.values import Check, Estimate, StressCurve, StressPoint
 
-_MAX_CURVES = 12
-_MAX_ROWS = 24
+_MAX_CURVES = 9
+_MAX_ROWS = 20
 _MAX_POINTS = 12
 
 
@@ -24,6 +24,7 @@ class StressMark:
     severity: int
     baseline: Reading
     candidate: Reading
+    expected: float  # where the candidate would be, had it lost as much as the baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,6 @@ class StressPlot:
     metric: str
     unit: str
     setting: str
-    higher_is_better: bool
     low: float  # of the axis
     high: float
     marks: tuple[StressMark, ...]
@@ -93,7 +93,6 @@ def _plot(curve: StressCurve) -> StressPlot:
         metric=text.metric_name(curve.metric),
         unit="%" if text.is_share(curve.metric) else "",
         setting=text.clean(curve.setting, 160),
-        higher_is_better=not text.lower_is_better(curve.metric),
         low=low,
         high=high,
         marks=tuple(sorted(known, key=lambda mark: mark.severity)),
@@ -101,10 +100,13 @@ def _plot(curve: StressCurve) -> StressPlot:
 
 
 def _mark(metric: str, point: StressPoint) -> StressMark:
+    excess = point.excess if math.isfinite(point.excess) else 0.0
+    better = -1.0 if text.lower_is_better(metric) else 1.0
     return StressMark(
         severity=point.severity,
         baseline=_reading(metric, point.baseline),
         candidate=_reading(metric, point.candidate),
+        expected=text.scale(metric) * (point.candidate.value + better * max(0.0, excess)),
     )
 
 
@@ -127,9 +129,7 @@ def _range(marks: list[StressMark], *, share: bool) -> tuple[float, float]:
     return min(ends) - pad, min(high, 100.0) if share else high
 
 
-def _row(
-    curve: StressCurve, severities: list[int], checks: Mapping[tuple[str, str], Check]
-) -> StressRow:
+def _row(curve: StressCurve, severities: list[int], checks: Mapping[tuple[str, str], Check]) -> StressRow:
     check = checks.get((curve.perturbation, curve.metric))
     points = {point.severity: point for point in curve.points}
     limit = text.points(curve.metric, text.drop_limit(curve.metric, check.limit)) if check else text.ABSENT

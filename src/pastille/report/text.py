@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-import pastille.vocabulary as vocabulary
+from pastille import vocabulary
 from pastille.values import Estimate, Interval
 
 ABSENT = "–"
@@ -216,8 +216,6 @@ def place(where: Mapping[str, str]) -> str:
     Example:
         >>> place({"sex": "female", "age_band": "65+"}), place({"between": "sex"})
         ('sex female and age band 65+', 'between groups of sex')
-        >>> place({"perturbation": "gaussian noise", "severity": "3"})
-        'under gaussian noise, severity 3'
     """
     known = {clean(name, 60): clean(value, 80) for name, value in list(where.items())[:4]}
     match known:
@@ -230,12 +228,7 @@ def place(where: Mapping[str, str]) -> str:
 
 
 def attribute_name(attribute: str) -> str:
-    """A demographic attribute, or two of them, as it is spoken of.
-
-    Example:
-        >>> attribute_name("sex × age_band")
-        'sex × age band'
-    """
+    """A demographic attribute, or two of them, as it is spoken of."""
     return clean(attribute, 80).replace("_", " ")
 
 
@@ -361,7 +354,7 @@ def drop_limit(name: str, value: float) -> str:
         >>> drop_limit("accuracy", 0.02), drop_limit("accuracy", 0.0025), drop_limit("r2", 0.05)
         ('2', '0.25', '0.05')
     """
-    return f"{value * scale(name):.6g}"
+    return f"{value * scale(name):.6g}" if math.isfinite(value) else ABSENT
 
 
 def ratio_span(interval: Interval) -> str:

@@ -12,7 +12,7 @@ from pastille.report.banner import Banner, banner
 from pastille.report.changes import Change, changes
 from pastille.report.comparison import Comparison, Tradeoff, comparison, tradeoffs
 from pastille.report.evidence import Evidence, evidence
-from pastille.report.judgement import Judgement, Warning, judgement, reservations
+from pastille.report.judgement import Caution, Judgement, judgement, reservations
 from pastille.report.provenance import Data, Origin, data, origin
 from pastille.report.timing import Timing, timing
 
@@ -27,7 +27,7 @@ class View:
     begun: str
     threads: str
     banner: Banner
-    warnings: tuple[Warning, ...]
+    warnings: tuple[Caution, ...]
     judgement: Judgement
     comparison: Comparison
     tradeoffs: tuple[Tradeoff, ...]
@@ -83,31 +83,31 @@ def _threads(run: Account) -> str:
     return text.clean(f"{where.device}, {text.plural(where.threads, 'thread')}", 160)
 
 
-def _warnings(run: Account, shown: Data) -> Iterator[Warning]:
+def _warnings(run: Account, shown: Data) -> Iterator[Caution]:
     cautions = run.baseline.details.notes if run.baseline else ()
     if cautions:
-        yield Warning(
+        yield Caution(
             title="What this run can show is limited",
             text="Found before any stage was carried out.",
             items=tuple(text.sentence(note.removeprefix("caution: "), 400) for note in cautions),
         )
     if shown.leakage:
         more = (f"and {shown.more_leakage} more",) if shown.more_leakage else ()
-        yield Warning(
+        yield Caution(
             title="The splits leak, and the run was told to go on (--allow-leakage)",
             text="The same subject or an identical input is in two splits. The metrics below are flattering "
             "to an unknown degree, and no verdict that rests on them is evidence for a patient.",
             items=(*shown.leakage, *more),
         )
     if len(run.opened) > 1:
-        yield Warning(
+        yield Caution(
             title=f"The test split was opened {len(run.opened)} times",
             text="A verdict is sound only if the test split was read once. After an interruption a second "
             "reading of the same candidate changes nothing; any other second look spends the evidence.",
             items=tuple(f"{at} – {reason}" for at, reason in shown.openings),
         )
     if len(_machines(run)) > 1:
-        yield Warning(
+        yield Caution(
             title="The run was resumed on another machine",
             text="Times measured before and after the interruption are not comparable.",
             items=_machines(run),

@@ -12,17 +12,18 @@ from pastille.errors import IntegrityError, RecipeError
 from pastille.export import check_parity, export_onnx
 from pastille.files import sha256_file, write_atomic
 from pastille.gates.findings import Findings
+from pastille.measure.adapted import open_adapted
 from pastille.measure.changed import FILE, list_changed
 from pastille.measure.profile import profile_file
 from pastille.progress import Progress
 from pastille.pruning import read_model, write_model
 from pastille.recipe import ThresholdGoal
 from pastille.runner.journal import Journal, load_array, relative, save_array
-from pastille.runtime import load
+from pastille.runtime import Session, load
 from pastille.stages import Artifact
 from pastille.stats.threshold import ChosenThreshold, choose_threshold
 from pastille.task import Task, example_batch
-from pastille.validation import INVARIANCE_CASES, invariance_findings, read_answers, stress_findings
+from pastille.validation import invariance_findings, read_answers, stress_findings
 from pastille.values import Cases, Profile, to_json
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class Candidate:
     artifact: Artifact
     profile: Profile
     outputs: np.ndarray
+
+
+def opened(file: Path, task: Task) -> Session:
+    """A file as the judges see it: answering with logits."""
+    return open_adapted(file, task.inputs, task.recipe.task, threads=task.recipe.measure.threads)
 
 
 def export(module: nn.Module, task: Task, folder: Path, progress: Progress) -> tuple[Path, float]:
@@ -72,9 +78,8 @@ def measure(
     progress: Progress,
 ) -> Candidate:
     """Measure an exported file on validation, and write the profile beside it."""
-    session = load(artifact.file, threads=task.recipe.measure.threads)
     split, cases = task.splits.validation, task.cases["validation"]
-    outputs = read_answers(session, split, cases, task.recipe, name=name, progress=progress)
+    outputs = read_answers(opened(artifact.file, task), split, task.recipe.task, name=name, progress=progress)
     profile = profile_file(
         artifact.file,
         name=name,
@@ -121,19 +126,13 @@ def reopened(profile: Profile, task: Task, journal: Journal, *, module: nn.Modul
 
 def invariance_of(candidate: Candidate, task: Task) -> Findings:
     """Whether a candidate's file decides the same however it is asked."""
-    return invariance_findings(
-        candidate.artifact.file,
-        task.splits.validation,
-        task.cases["validation"],
-        task.recipe,
-        limit=INVARIANCE_CASES,
-    )
+    split, cases = task.splits.validation, task.cases["validation"]
+    return invariance_findings(candidate.artifact.file, task.inputs, split, cases, task.recipe)
 
 
 def stress_of(kept: Candidate, baseline: Candidate, task: Task, base: Path, progress: Progress) -> Findings:
     """Both files under perturbed inputs of validation, if the recipe asks for it."""
-    threads = task.recipe.measure.threads
-    before, after = (load(c.artifact.file, threads=threads) for c in (baseline, kept))
+    before, after = (opened(c.artifact.file, task) for c in (baseline, kept))
     cases = task.cases["validation"]
     return stress_findings(before, after, task.splits, cases, task.recipe, base, progress)
 
@@ -153,11 +152,9 @@ def chosen_threshold(
     file: Path, goal: Literal["youden"] | ThresholdGoal, task: Task, progress: Progress
 ) -> ChosenThreshold:
     """The operating threshold that a goal asks for, from what the baseline answers to validation."""
-    session = load(file, threads=task.recipe.measure.threads)
-    cases = task.cases["validation"]
-    found = read_answers(
-        session, task.splits.validation, cases, task.recipe, name="baseline", progress=progress
-    )
+    cases, section = task.cases["validation"], task.recipe.task
+    session = opened(file, task)
+    found = read_answers(session, task.splits.validation, section, name="baseline", progress=progress)
     try:
         return choose_threshold(found, cases, goal)
     except ValueError as error:

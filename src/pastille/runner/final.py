@@ -31,7 +31,7 @@ from pastille.progress import Progress
 from pastille.record import BundleWritten, FinalJudged, TestOpened, now
 from pastille.report import render
 from pastille.report.view import view
-from pastille.runner.candidate import Candidate, invariance_of, listed, stress_of
+from pastille.runner.candidate import Candidate, invariance_of, listed, opened, stress_of
 from pastille.runner.journal import Journal, load_array, save_array
 from pastille.runtime import Session, load
 from pastille.stats.metrics import score
@@ -114,10 +114,9 @@ def _test_answers(
     if not all(file.is_file() for file in files):
         _open_test(task, journal)
         for file, candidate in zip(files, (baseline, kept), strict=True):
-            session = load(candidate.artifact.file, threads=task.recipe.measure.threads)
-            name = f"{candidate.profile.name} on test"
-            cases = task.cases["test"]
-            found = read_answers(session, task.splits.test, cases, task.recipe, name=name, progress=progress)
+            name, test = f"{candidate.profile.name} on test", task.splits.test
+            session = opened(candidate.artifact.file, task)
+            found = read_answers(session, test, task.recipe.task, name=name, progress=progress)
             save_array(file, found)
     before, after = (load_array(file) for file in files)
     return before, after

@@ -17,6 +17,7 @@ from pastille.errors import RecipeError
 from pastille.gates import verdict
 from pastille.gates.judge import judge_answers
 from pastille.progress import SILENT, Progress
+from pastille.pruning.architecture import PLAN
 from pastille.recipe import PlanStep, PruneStep, QuantizeStep, Recipe, step_name
 from pastille.record import (
     BaselineProfiled,
@@ -224,7 +225,8 @@ def _stage(
     if done is not None:
         if not done.kept:
             return before, done.verdict.status, False
-        module = before.artifact.module if done.profile.precision == "int8" else None
+        saved = (journal.directory / done.profile.file).with_name(PLAN).is_file()
+        module = None if saved else before.artifact.module  # the stage worked on the file alone
         return reopened(done.profile, task, journal, module=module), done.verdict.status, True
     started = time.monotonic()
     stage = stage_for(step, base)

@@ -11,8 +11,8 @@ from pastille.export import check_parity, export_onnx
 from pastille.measure.profile import profile_file
 from pastille.progress import SILENT, Progress
 from pastille.recipe import Recipe
+from pastille.runner.candidate import opened
 from pastille.runner.run import reproducible
-from pastille.runtime import load
 from pastille.stats.threshold import choose_threshold
 from pastille.task import Task, example_batch, load_task
 from pastille.validation import read_answers
@@ -33,9 +33,8 @@ def profile_baseline(
     with reproducible(recipe.seed), TemporaryDirectory(prefix="pastille-") as folder:
         task = load_task(recipe, base, allow_leakage=allow_leakage, progress=progress)
         file = _export(task, Path(folder), progress)
-        session = load(file, threads=recipe.measure.threads)
         split, cases = task.splits.validation, task.cases["validation"]
-        outputs = read_answers(session, split, cases, recipe, name="baseline", progress=progress)
+        outputs = read_answers(opened(file, task), split, recipe.task, name="baseline", progress=progress)
         if not isinstance(recipe.task.threshold, float):
             cases = replace(
                 cases, threshold=choose_threshold(outputs, cases, recipe.task.threshold).threshold

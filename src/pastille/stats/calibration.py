@@ -28,8 +28,6 @@ from pastille.stats.shares import estimate_share
 from pastille.stats.statements import Statements, stated_of, statements
 from pastille.values import Calibration, Cases, Comparison, Estimate, Interval, ReliabilityBin
 
-Pair = tuple[Statements, Statements]  # baseline, candidate
-
 BINS = 15
 _FEWEST_PER_BIN = 10
 _FEWEST_UNITS = 20  # cases or subjects below which no interval is given
@@ -100,8 +98,8 @@ def calibration(
         Comparisons ``ece``, ``brier``, ``calibration_slope`` and, except for multiclass,
         ``calibration_intercept``; and what a reliability diagram shows of both models. ``drop`` is how much
         worse the candidate is: for ``ece`` the difference of the two values, which rests on other bins for
-        each model, held within its interval, which does not. With less than 20 cases (or subjects, if they repeat) nothing has an interval;
-        a slope or intercept that no fit can find has no value either.
+        each model, held within its interval, which does not. With less than 20 cases (or subjects, if they
+        repeat) nothing has an interval; a slope or intercept that no fit can find has no value either.
 
     Raises:
         ValueError: If the kind has no probabilities, or outputs do not fit, or are not finite.
@@ -124,10 +122,7 @@ def calibration(
         78, 1950; Van Calster et al., BMC Medicine 17, 2019 (slope and intercept).
     """
     before, after = statements(before_outputs, cases), statements(after_outputs, cases)
-    asked = (
-        statements(before_outputs, cases, about=after.about),
-        statements(after_outputs, cases, about=before.about),
-    )
+    asked = statements(before_outputs, cases, about=after.about)
     setting = _setting(cases, len(before.chance), confidence)
     fits: list[tuple[str, float, _Fit]] = [("calibration_slope", 1.0, slope_deviation)]
     if cases.kind != "multiclass":
@@ -137,7 +132,7 @@ def calibration(
         for name, ideal, fit in fits
     )
     return Calibration(
-        comparisons=(_ece((before, after), asked, setting), _brier(before, after, setting), *fitted),
+        comparisons=(_ece(before, after, asked, setting), _brier(before, after, setting), *fitted),
         baseline_bins=tuple(_reliability(before, setting)),
         candidate_bins=tuple(_reliability(after, setting)),
         of=stated_of(cases),
@@ -186,17 +181,16 @@ def expected_calibration_error(stated: Statements) -> float:
     return float(aligned(stated.gap, equal_mass_bins(stated.chance)).mean())
 
 
-def _ece(own: Pair, asked: Pair, setting: _Setting) -> Comparison:
-    gaps = [stated.gap for stated in own]
-    bins = [equal_mass_bins(stated.chance) for stated in own]
+def _ece(before: Statements, after: Statements, asked: Statements, setting: _Setting) -> Comparison:
+    gaps = [stated.gap for stated in (before, after)]
+    bins = [equal_mass_bins(stated.chance) for stated in (before, after)]
     signed = [aligned(*each) for each in zip(gaps, bins, strict=True)]
     pair = AbsoluteSums(
         baseline=gaps[0],
         candidate=gaps[1],
         baseline_bins=bins[0],
         candidate_bins=bins[1],
-        baseline_asked=asked[0].gap,
-        candidate_asked=asked[1].gap,
+        baseline_asked=asked.gap,
     )
     sums = setting.sums(*signed, pair.columns())
     values = [float(x.mean()) for x in signed]
@@ -260,7 +254,6 @@ def _deviation(
         baseline_bins=one,
         candidate_bins=one,
         baseline_asked=before,
-        candidate_asked=after,
     )
     sums = setting.sums(before + ideal, after + ideal, pair.columns())
     growth = setting.growth(sums)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtr
 
+from pastille.stats.excess import exact_p_of_excess
 from pastille.stats.normal import critical_value
 from pastille.stats.proportions import score_variance
 from pastille.values import Comparison
@@ -46,10 +47,12 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 def p_value_of_excess(found: Comparison, limit: float) -> float:
     """One-sided p-value of "the drop is at most the limit"; small where the loss is surely beyond it.
 
-    For shares it is that of the score test which Tango's interval is made of, on the independent cases
-    that the cases are worth. For any other metric it is read off the interval: as if the drop were normal
-    with the standard error that the interval's end on the limit's side stands for. Either way it is below
-    half of ``1 - confidence`` exactly where the interval lies beyond the limit.
+    For shares it is exact: tables are ordered by the score that Tango's interval is made of, and those as
+    extreme are added up, on the independent cases that the cases are worth. Where few cases change, the
+    normal approximation is too small: it would name a harmless group in up to 4.4 % of repeats instead of
+    2.5 %. The larger of the two is given, so that it is below half of ``1 - confidence`` only where the
+    interval lies beyond the limit. For any other metric it is read off the interval: as if the drop were
+    normal with the standard error that the interval's end on the limit's side stands for.
 
     Args:
         found: From `pastille.stats.paired.compare`.
@@ -63,25 +66,29 @@ def p_value_of_excess(found: Comparison, limit: float) -> float:
         >>> found = Comparison(metric="accuracy", n=300, baseline=None, candidate=None, drop=16 / 300,
         ...     interval=tango(20, 4, 300, 0.95), method="", newly_wrong=20, newly_right=4)
         >>> round(p_value_of_excess(found, 0.02), 4)
-        0.015
+        0.0164
 
     References:
-        Tango, Statistics in Medicine 17, 1998.
+        Tango, Statistics in Medicine 17, 1998; Lloyd and Moldovan, Statistics in Medicine 27, 2008.
     """
     if found.drop is None or found.interval is None:
         return 1.0
     if found.newly_wrong is not None and found.newly_right is not None:
         worth = found.n if found.worth is None else found.worth
         shrink = worth / found.n
-        return _score_p(found.newly_wrong * shrink, found.newly_right * shrink, worth, limit)
+        return _share_p(found.newly_wrong * shrink, found.newly_right * shrink, worth, limit)
     beyond = found.drop - limit
     end = found.drop - found.interval.low if beyond > 0 else found.interval.high - found.drop
     return _normal_p(beyond, end / critical_value(found.interval.confidence))
 
 
-def _score_p(b: float, c: float, n: float, limit: float) -> float:
+def _share_p(b: float, c: float, n: float, limit: float) -> float:
     if not -1 < limit < 1:
         return float(limit >= 1)  # no drop is larger than 1, or smaller than -1
+    return max(_score_p(b, c, n, limit), exact_p_of_excess(b, c, n, limit))
+
+
+def _score_p(b: float, c: float, n: float, limit: float) -> float:
     variance = float(score_variance(*(np.array(x) for x in (b, c, n, limit))))
     return _normal_p(b - c - n * limit, math.sqrt(variance))
 

@@ -12,9 +12,7 @@ from pastille.stats.decisions import decide
 from pastille.stats.estimates import estimate_all, value
 from pastille.stats.forms import Form, OfSums
 from pastille.stats.kinds import forms
-from pastille.stats.regression import error_columns as error_columns
 from pastille.stats.regression import signed_bias
-from pastille.stats.regression import total_squares as total_squares
 from pastille.values import Cases, Estimate, Kind, Metrics
 
 _HEADLINE: Mapping[Kind, str] = MappingProxyType(

@@ -79,11 +79,9 @@ def polyline(points: Sequence[tuple[float, float]], class_: str) -> Markup:
     return el("path", d="".join(parts) or "M0 0", class_=class_)
 
 
-def label(
-    x: float, y: float, words: str, class_: str | None = None, anchor: str | None = None
-) -> Markup:
-    """Text; ``anchor`` is ``"middle"``, ``"end"`` or None for start."""
-    return el("text", words, x=x, y=y, class_=class_, text_anchor=anchor)
+def label(x: float, y: float, words: str, class_: str | None = None, anchor: str | None = None) -> Markup:
+    """Text; ``anchor`` is ``"middle"``, ``"end"`` or None for start; the style sheet knows it as a class."""
+    return el("text", words, x=x, y=y, class_=" ".join(filter(None, (class_, anchor))) or None)
 
 
 def _n(value: float) -> str:

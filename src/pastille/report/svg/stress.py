@@ -70,24 +70,11 @@ def _axes(plot: StressPlot, xs: Scale, ys: Scale) -> Iterator[Markup]:
 
 def _excess(plot: StressPlot, xs: Scale, ys: Scale) -> Iterator[Markup]:
     """Between the candidate and where it would be, had it lost as much as the baseline."""
-    if not plot.marks:
-        return
-    first = plot.marks[0]
-    start = first.candidate.value - first.baseline.value
-    there = [(m, m.baseline.value + start) for m in plot.marks]
-    worse = [_worse(plot, m.candidate.value, expected) for m, expected in there]
-    if any(worse):
-        upper = [(xs(m.severity), ys(expected)) for m, expected in there]
-        lower = [
-            (xs(m.severity), ys(m.candidate.value if bad else expected))
-            for (m, expected), bad in zip(there, worse, strict=True)
-        ]
-        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*upper, *reversed(lower)])
+    if any(mark.expected != mark.candidate.value for mark in plot.marks):
+        there = [(xs(m.severity), ys(m.expected)) for m in plot.marks]
+        here = [(xs(m.severity), ys(m.candidate.value)) for m in reversed(plot.marks)]
+        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*there, *here])
         yield el("polygon", points=corners, class_="excess")
-
-
-def _worse(plot: StressPlot, value: float, expected: float) -> bool:
-    return value < expected if plot.higher_is_better else value > expected
 
 
 def _whiskers(mark: StressMark, x: float, ys: Scale) -> Iterator[Markup]:
