@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy.special import logit
 
 from pastille import policy
 from pastille.bundle import verify as verify_bundle
+from pastille.bundle.manifest import MANIFEST, read_manifest
 from pastille.data.attributes import check_attributes
 from pastille.data.cases import cases as cases_of
 from pastille.data.cases import own_metrics
@@ -20,7 +22,7 @@ from pastille.data.leakage import Inspection, check_leaks, inspect
 from pastille.data.load import load_splits
 from pastille.data.split import Split, Splits, collate
 from pastille.devices import this_machine
-from pastille.errors import UsageError
+from pastille.errors import RecipeError, UsageError
 from pastille.files import sha256_file, write_atomic
 from pastille.gates import judge_latency, judge_size, verdict
 from pastille.gates.findings import Findings
@@ -49,7 +51,7 @@ from pastille.report import write_report
 from pastille.runtime import ONNXRUNTIME, Session
 from pastille.stats.metrics import score
 from pastille.stats.threshold import choose_threshold
-from pastille.values import Cases, Check, Evidence, Status, TensorSpec, Verdict, to_json
+from pastille.values import Cases, Check, CustomMetric, Evidence, Status, TensorSpec, Verdict, to_json
 
 _INVARIANCE_CASES = 64
 JudgedSplit = Literal["validation", "test"]
@@ -98,57 +100,95 @@ def validate(
         IntegrityError: A file is not a self-contained ONNX model, or a bundle was changed.
     """
     policy.check(recipe)
-    splits = load_splits(recipe.data, recipe.task, base=base, seed=recipe.seed, progress=progress)
-    check_targets(splits, recipe.task)
-    check_attributes(splits, recipe.requirements.fairness)
-    inspection = inspect(splits, progress=progress)
-    check_leaks(inspection.leaks, allow=allow_leakage)
-    files = {"baseline": model_file(baseline, "fp32"), "candidate": model_file(candidate, "compressed")}
-    specs, threads = inspection.inputs, recipe.measure.threads
-    sessions = {name: open_adapted(file, specs, recipe.task, threads=threads) for name, file in files.items()}
-    metrics = own_metrics(recipe.task, base)
-    cases = cases_of(getattr(splits, split), split, recipe.task, metrics=metrics)
-    threshold, chosen = _threshold(sessions["baseline"], splits, recipe, progress)
-    cases = replace(cases, threshold=threshold)
-    earlier = _opened(splits.test, candidate, recipe, base) if split == "test" else None
-    answers = tuple(
-        read_answers(session, getattr(splits, split), recipe.task, name=files[name].name, progress=progress)
-        for name, session in sessions.items()
+    given = _material(candidate, baseline, recipe, base, allow_leakage=allow_leakage, progress=progress)
+    threshold, chosen = _threshold(given, recipe, progress)
+    cases = given.cases(split, recipe, threshold)
+    earlier = _opened(given.splits.test, candidate, recipe, base) if split == "test" else None
+    before, after = (
+        read_answers(
+            session,
+            getattr(given.splits, split),
+            recipe.task,
+            name=given.files[name].name,
+            progress=progress,
+        )
+        for name, session in given.sessions.items()
     )
-    before, after = answers
-    found = judge_answers(before, after, cases=cases, bar=policy.bar(recipe))
-    held = (
-        cases
-        if split == "validation"
-        else cases_of(splits.validation, "validation", recipe.task, metrics=metrics)
-    )
-    held = replace(held, threshold=threshold)
-    found += Findings(
-        checks=(*size_checks(files, recipe), *latency_checks(sessions, splits, recipe, progress))
-    )
-    found += invariance_findings(files["candidate"], specs, splits.validation, held, recipe)
-    found += stress_findings(
-        sessions["baseline"], sessions["candidate"], splits, held, recipe, base, progress
-    )
+    found = judge_answers(
+        before, after, cases=cases, bar=policy.bar(recipe), stated=after / given.factor
+    ) + _beside(given, given.cases("validation", recipe, threshold), recipe, base, progress)
     notes = (*found.notes, *(n for n in (policy.override_note(recipe), chosen, earlier) if n))
     said = verdict(found.checks, split=split, notes=notes, evidence=found.evidence)
     return Validation(
-        record=_record(said, files, (before, after), cases, inspection, splits, recipe),
+        record=_record(said, given, (before, after), cases, recipe),
         verdict=said,
         cases=cases,
         answers=(before, after),
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Material:
+    """Two files and the data, opened."""
+
+    splits: Splits
+    inspection: Inspection
+    files: Mapping[str, Path]  # "baseline" and "candidate", as are the sessions
+    sessions: Mapping[str, Session]
+    factor: float  # of the candidate's answers, see `own_factor`
+    metrics: tuple[CustomMetric, ...]
+
+    def cases(self, split: JudgedSplit, recipe: Recipe, threshold: float) -> Cases:
+        """The right answers of a split, decided at a threshold."""
+        held = cases_of(getattr(self.splits, split), split, recipe.task, metrics=self.metrics)
+        return replace(held, threshold=threshold)
+
+
+def _material(
+    candidate: Path, baseline: Path, recipe: Recipe, base: Path, *, allow_leakage: bool, progress: Progress
+) -> _Material:
+    files = {"baseline": model_file(baseline, "fp32"), "candidate": model_file(candidate, "compressed")}
+    factors = {"baseline": 1.0, "candidate": own_factor(candidate, files["candidate"])}
+    metrics = own_metrics(recipe.task, base)
+    splits = load_splits(recipe.data, recipe.task, base=base, seed=recipe.seed, progress=progress)
+    check_targets(splits, recipe.task)
+    check_attributes(splits, recipe.requirements.fairness)
+    inspection = inspect(splits, progress=progress)
+    check_leaks(inspection.leaks, allow=allow_leakage)
+    threads = recipe.measure.threads
+    return _Material(
+        splits=splits,
+        inspection=inspection,
+        files=files,
+        sessions={
+            name: open_adapted(file, inspection.inputs, recipe.task, threads=threads, factor=factors[name])
+            for name, file in files.items()
+        },
+        factor=factors["candidate"],
+        metrics=metrics,
+    )
+
+
+def _beside(given: _Material, cases: Cases, recipe: Recipe, base: Path, progress: Progress) -> Findings:
+    """What is judged beside the answers: size, latency, invariance, stress."""
+    splits, sessions = given.splits, given.sessions
+    checks = (*size_checks(given.files, recipe), *latency_checks(sessions, splits, recipe, progress))
+    file, specs = given.files["candidate"], given.inspection.inputs
+    return (
+        Findings(checks=checks)
+        + invariance_findings(file, specs, splits.validation, cases, recipe, factor=given.factor)
+        + stress_findings(sessions["baseline"], sessions["candidate"], splits, cases, recipe, base, progress)
+    )
+
+
 def _record(
     said: Verdict,
-    files: Mapping[str, Path],
+    given: _Material,
     answers: tuple[np.ndarray, np.ndarray],
     cases: Cases,
-    inspection: Inspection,
-    splits: Splits,
     recipe: Recipe,
 ) -> Record:
+    files, inspection, splits = given.files, given.inspection, given.splits
     threads, confidence = recipe.measure.threads, recipe.requirements.confidence
     here = this_machine(threads=threads, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version)
     before, after = (score(x, cases, confidence=confidence) for x in answers)
@@ -227,6 +267,20 @@ def model_file(path: Path, wanted: Literal["fp32", "compressed"]) -> Path:
     return path / manifest.variant(name).file
 
 
+def own_factor(bundle: Path, file: Path) -> float:
+    """The temperature of a bundle's variant that has a threshold of its own, else 1.
+
+    Its answers times the temperature are decided by the bundle's threshold as they are by its own.
+    """
+    if not bundle.is_dir():
+        return 1.0
+    manifest = read_manifest(bundle / MANIFEST)
+    variant = next(v for v in manifest.variants if bundle / v.file == file)
+    if variant.threshold is None:
+        return 1.0
+    return float(logit(manifest.threshold) / logit(variant.threshold))
+
+
 def read_answers(
     session: Session, split: Split, section: TaskSection, *, name: str, progress: Progress
 ) -> np.ndarray:
@@ -240,16 +294,22 @@ def read_answers(
     return found
 
 
-def _threshold(
-    baseline: Session, splits: Splits, recipe: Recipe, progress: Progress
-) -> tuple[float, str | None]:
+def _threshold(given: _Material, recipe: Recipe, progress: Progress) -> tuple[float, str | None]:
     """The operating threshold: as asked, or chosen on validation from the baseline's answers."""
     goal = recipe.task.threshold
     if isinstance(goal, float):
         return goal, None
-    held = cases_of(splits.validation, "validation", recipe.task)
-    found = read_answers(baseline, splits.validation, recipe.task, name="baseline", progress=progress)
-    chosen = choose_threshold(found, held, goal)
+    found = read_answers(
+        given.sessions["baseline"],
+        given.splits.validation,
+        recipe.task,
+        name=given.files["baseline"].name,
+        progress=progress,
+    )
+    try:
+        chosen = choose_threshold(found, given.cases("validation", recipe, 0.5), goal)
+    except ValueError as error:
+        raise RecipeError(f"task.threshold: {error}", key="task.threshold") from None
     return chosen.threshold, chosen.sentence
 
 
@@ -333,7 +393,13 @@ def stress_findings(
 
 
 def invariance_findings(
-    file: Path, specs: tuple[TensorSpec, ...], split: Split, cases: Cases, recipe: Recipe
+    file: Path,
+    specs: tuple[TensorSpec, ...],
+    split: Split,
+    cases: Cases,
+    recipe: Recipe,
+    *,
+    factor: float = 1.0,
 ) -> Findings:
     """Promise 5: does a file decide the same, whatever the batch size and the number of threads?"""
     found = invariance(
@@ -342,6 +408,6 @@ def invariance_findings(
         cases,
         batch_sizes=recipe.measure.batch_sizes,
         cases_limit=_INVARIANCE_CASES,
-        opened=lambda path, threads: open_adapted(path, specs, recipe.task, threads=threads),
+        opened=lambda path, threads: open_adapted(path, specs, recipe.task, threads=threads, factor=factor),
     )
     return Findings(checks=(invariance_check(found),), evidence=Evidence(invariance=found))

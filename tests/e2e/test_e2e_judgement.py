@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from pastille.bundle.manifest import read_manifest
 from pastille.cli.app import app
 from pastille.record import FinalJudged, StageFinished, ThresholdChosen, read_record
 from pastille.record import TestOpened as Opened
+from pastille.runtime import load
+from pastille.stats.decisions import decisions
 
 pytestmark = pytest.mark.e2e
 
@@ -328,7 +331,7 @@ def test_the_threshold_is_chosen_on_validation_kept_and_shipped(project: Path) -
         "threshold": {"sensitivity": "95 %"},
     }
     train = {"epochs": 4, "batch_size": 16, "learning_rate": 0.05}
-    recipe["plan"] = [{"finetune": train}, {"quantize": {"samples": 64}}]
+    recipe["plan"] = [{"finetune": train}, {"quantize": {"samples": 64}}, {"calibrate": {}}]
     (project / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     result = pastille("run", project / "recipe.yaml", "-q")
     assert result.exit_code in (0, 3, 4), result.output
@@ -337,4 +340,21 @@ def test_the_threshold_is_chosen_on_validation_kept_and_shipped(project: Path) -
     assert chosen.threshold != 0.5
     assert "95 %" in chosen.reason
     assert read_manifest(directory / "bundle/manifest.json").threshold == chosen.threshold
-    assert load_bundle(directory / "bundle").manifest.threshold == chosen.threshold
+    manifest = load_bundle(directory / "bundle").manifest
+    assert manifest.threshold == chosen.threshold
+    # The temperature moved what the int8 file states, so that file has a threshold of its own.
+    variant = manifest.variant("int8")
+    assert variant.threshold not in (None, chosen.threshold)
+    final = read_record(directory / "run.json").last(FinalJudged)
+    assert final is not None
+    spec = importlib.util.spec_from_file_location("binary_data", project / "data.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    test = module.splits().test
+    odds = load(directory / "bundle" / variant.file)({"input": test.inputs})["output"]
+    called = decisions("binary", odds, threshold=variant.threshold)
+    assert (called == test.targets).mean() == final.candidate_metrics.overall["accuracy"].value
+    said = pastille("validate", directory / "bundle", "--data", project / "recipe.yaml", "-q", "--json")
+    assert said.exit_code in (0, 3, 4), said.output

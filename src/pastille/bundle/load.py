@@ -123,7 +123,10 @@ def _answer(outputs: np.ndarray, manifest: Manifest, variant: VariantName) -> An
         return Answer(outputs=outputs, probabilities=None, decisions=(), variant=variant)
     logits = to_logits(manifest.kind, outputs, manifest.outputs)
     decided = decisions(
-        manifest.kind, logits, threshold=manifest.threshold, positive=manifest.positive_class
+        manifest.kind,
+        logits,
+        threshold=manifest.threshold_of(manifest.variant(variant)),
+        positive=manifest.positive_class,
     )  # (N,) | (N, L) | (N, H, W)
     return Answer(
         outputs=outputs,

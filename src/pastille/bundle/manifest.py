@@ -72,6 +72,7 @@ class Variant:
     status: Status | None  # None: the baseline, which is what the others are judged against
     parameters: int
     macs: int
+    threshold: float | None = None  # its own, where calibration moved it; None: that of the manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,10 @@ class Manifest:
         """Binary: index of the label that ``threshold`` speaks of, the second unless another is named."""
         return self.labels.index(self.positive[0]) if self.kind == "binary" and self.positive else 1
 
+    def threshold_of(self, variant: Variant) -> float:
+        """Probability from which a variant calls a case positive."""
+        return self.threshold if variant.threshold is None else variant.threshold
+
     def variant(self, name: str) -> Variant:
         """The variant of that name.
 
@@ -130,6 +135,7 @@ def content_digest(manifest: Manifest) -> str:
     keys = ("name", "kind", "labels", "positive", "threshold", "outputs", "inputs", "output", "preprocessing")
     answers = {key: value[key] for key in keys}
     answers["variants"] = {v.name: v.sha256 for v in manifest.variants}
+    answers["thresholds"] = {v.name: v.threshold for v in manifest.variants if v.threshold is not None}
     answers["golden"] = manifest.golden.sha256
     return hashlib.sha256(_canonical(answers)).hexdigest()
 
@@ -243,8 +249,9 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _variant_problems(manifest)
     yield from _file_problems(manifest)
     yield from _label_problems(manifest)
-    if not 0 <= manifest.threshold <= 1:
-        yield f"threshold must be in [0, 1], got {manifest.threshold}"
+    for threshold in (manifest.threshold, *map(manifest.threshold_of, manifest.variants)):
+        if not 0 <= threshold <= 1:
+            yield f"threshold must be in [0, 1], got {threshold}"
     for spec in (*manifest.inputs, manifest.output):
         if spec.dtype not in _DTYPES or min(spec.shape, default=1) < 1:
             yield f"{spec.name!r} must be numeric and of a fixed size, got {spec.dtype!r} {spec.shape}"

@@ -243,7 +243,7 @@ def check_replay(
             output=manifest.output.name,
             precision=variant.precision,
             scale=manifest.outputs,
-            threshold=manifest.threshold,
+            threshold=manifest.threshold_of(variant),
             positive=manifest.positive_class,
         )
     except InferenceError as error:

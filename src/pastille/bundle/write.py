@@ -56,6 +56,7 @@ class VariantPart:
     status: Status | None
     parameters: int
     macs: int
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,7 @@ def _add_variant(draft: Path, part: VariantPart) -> Variant:
         status=part.status,
         parameters=part.parameters,
         macs=part.macs,
+        threshold=part.threshold,
     )
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from pastille.gates.calibration import calibration_checks
 from pastille.gates.drops import check_drop
 from pastille.gates.findings import Findings
 from pastille.gates.groups import Settled, gap_checks, group_checks, settled, unasked_harm
-from pastille.gates.calibration import calibration_checks
 from pastille.policy import Bar
 from pastille.stats.calibration import calibration
 from pastille.stats.catalogue import MetricForms
@@ -45,7 +45,13 @@ _MAX_GROUPS = 50
 
 
 def judge_answers(
-    baseline: np.ndarray, candidate: np.ndarray, *, cases: Cases, bar: Bar, thorough: bool = True
+    baseline: np.ndarray,
+    candidate: np.ndarray,
+    *,
+    cases: Cases,
+    bar: Bar,
+    thorough: bool = True,
+    stated: np.ndarray | None = None,
 ) -> Findings:
     """Compare two models' answers to the same cases, and hold the drops against their limits.
 
@@ -58,6 +64,8 @@ def judge_answers(
         cases: The right answers, whom they belong to, and the threshold.
         bar: The limits.
         thorough: Also compare what no limit is set on, with resampling where it takes that.
+        stated: The candidate's logits as it gives them, where ``candidate`` is what they are decided by:
+            a calibrated file with a threshold of its own. None: the same.
 
     Returns:
         Checks of metrics, classes, groups and calibration, and the evidence behind them.
@@ -90,7 +98,7 @@ def judge_answers(
     found = tuple(_comparisons(before, after, cases, bar, thorough=thorough))
     groups = _fairness(before, after, cases, bar)
     said = _group_checks(groups, cases, bar)
-    meant = _calibration(baseline, candidate, cases, bar, thorough=thorough)
+    meant = _calibration(baseline, candidate if stated is None else stated, cases, bar, thorough=thorough)
     return Findings(
         checks=(*_metric_checks(found, cases, bar), *said.checks, *_calibration_checks(meant, bar)),
         notes=said.notes,

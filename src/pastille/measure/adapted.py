@@ -27,6 +27,7 @@ class Adapted:
     names: Mapping[str, str]  # the data's name of an input -> the file's
     section: TaskSection
     file: str
+    factor: float = 1.0
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -62,12 +63,14 @@ class Adapted:
         if kind in ("regression", "custom") or not np.isfinite(found).all():
             return found  # NaN is refused by whoever asked, naming the input
         try:
-            return to_logits(kind, found, self.section.outputs)
+            return to_logits(kind, found, self.section.outputs) * self.factor
         except ValueError as error:
             raise UsageError(f"{self.file}: task.outputs is {self.section.outputs}, but {error}") from None
 
 
-def open_adapted(path: Path, specs: tuple[TensorSpec, ...], section: TaskSection, *, threads: int) -> Session:
+def open_adapted(
+    path: Path, specs: tuple[TensorSpec, ...], section: TaskSection, *, threads: int, factor: float = 1.0
+) -> Session:
     """Load a file that the data fits; a single input may go by any name.
 
     Args:
@@ -75,6 +78,8 @@ def open_adapted(path: Path, specs: tuple[TensorSpec, ...], section: TaskSection
         specs: What the data gives, without the batch axis.
         section: What the answers mean.
         threads: That the runtime may use.
+        factor: Multiplies the logits: the temperature of a calibrated file with a threshold of its own,
+            so that the task's threshold decides as its own does.
 
     Raises:
         UsageError: It takes other inputs than the data has.
@@ -82,7 +87,7 @@ def open_adapted(path: Path, specs: tuple[TensorSpec, ...], section: TaskSection
     """
     session = load(path, threads=threads)
     names = _matched(session.inputs, specs, path.name)
-    return Adapted(session=session, inputs=specs, names=names, section=section, file=path.name)
+    return Adapted(session=session, inputs=specs, names=names, section=section, file=path.name, factor=factor)
 
 
 def _matched(asked: tuple[TensorSpec, ...], given: tuple[TensorSpec, ...], file: str) -> Mapping[str, str]:

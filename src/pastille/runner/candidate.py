@@ -18,6 +18,7 @@ from pastille.measure.profile import profile_file
 from pastille.progress import Progress
 from pastille.pruning import read_model, write_model
 from pastille.recipe import ThresholdGoal
+from pastille.record import StageDetails
 from pastille.runner.journal import Journal, load_array, relative, save_array
 from pastille.runtime import Session, load
 from pastille.stages import Artifact
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 MODEL, PROFILE, ANSWERS = "model.onnx", "profile.json", "validation.npy"
 _PARITY_CASES = 8
+_PLAIN = StageDetails()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +42,33 @@ class Candidate:
     Attributes:
         artifact: The module and its file.
         profile: What was measured of the file.
-        outputs: What the file answers on validation, ``(N, ...)``.
+        outputs: What the file answers on validation, ``(N, ...)``, times ``factor``.
+        factor: The temperature of a calibrated file with a threshold of its own, else 1: answers times it
+            are decided by the task's threshold as the file's are by its own.
+        threshold: That threshold of its own.
     """
 
     artifact: Artifact
     profile: Profile
     outputs: np.ndarray
+    factor: float = 1.0
+    threshold: float | None = None
+
+    @property
+    def stated(self) -> np.ndarray:
+        """What the file itself answers: the probabilities that it states."""
+        return self.outputs / self.factor
 
 
-def opened(file: Path, task: Task) -> Session:
+def opened(file: Path, task: Task, *, factor: float = 1.0) -> Session:
     """A file as the judges see it: answering with logits."""
-    return open_adapted(file, task.inputs, task.recipe.task, threads=task.recipe.measure.threads)
+    threads = task.recipe.measure.threads
+    return open_adapted(file, task.inputs, task.recipe.task, threads=threads, factor=factor)
+
+
+def factor_of(details: StageDetails) -> float:
+    """What a stage's answers are multiplied by, so that the task's threshold decides them."""
+    return 1.0 if details.threshold is None else details.temperature or 1.0
 
 
 def export(module: nn.Module, task: Task, folder: Path, progress: Progress) -> tuple[Path, float]:
@@ -75,11 +93,13 @@ def measure(
     *,
     baseline: Candidate | None,
     precision: Literal["fp32", "int8"],
+    details: StageDetails = _PLAIN,
     progress: Progress,
 ) -> Candidate:
     """Measure an exported file on validation, and write the profile beside it."""
     split, cases = task.splits.validation, task.cases["validation"]
-    outputs = read_answers(opened(artifact.file, task), split, task.recipe.task, name=name, progress=progress)
+    session = opened(artifact.file, task, factor=factor_of(details))
+    outputs = read_answers(session, split, task.recipe.task, name=name, progress=progress)
     profile = profile_file(
         artifact.file,
         name=name,
@@ -100,16 +120,30 @@ def measure(
     )
     save_array(artifact.file.with_name(ANSWERS), outputs)
     write_atomic(artifact.file.with_name(PROFILE), to_json(profile))
-    return Candidate(artifact=artifact, profile=profile, outputs=outputs)
+    return Candidate(
+        artifact=artifact,
+        profile=profile,
+        outputs=outputs,
+        factor=factor_of(details),
+        threshold=details.threshold,
+    )
 
 
-def reopened(profile: Profile, task: Task, journal: Journal, *, module: nn.Module | None = None) -> Candidate:
+def reopened(
+    profile: Profile,
+    task: Task,
+    journal: Journal,
+    *,
+    details: StageDetails = _PLAIN,
+    module: nn.Module | None = None,
+) -> Candidate:
     """A candidate that an earlier, interrupted process finished.
 
     Args:
         profile: From the record.
         task: The user's task.
         journal: The run.
+        details: Of the stage that made it.
         module: What the file was made from, if no module was saved beside it: the baseline is the
             task's own, and quantization works on the file alone.
 
@@ -121,18 +155,25 @@ def reopened(profile: Profile, task: Task, journal: Journal, *, module: nn.Modul
         raise IntegrityError(f"{file} is not the file that was measured; start a new run without --resume")
     module = module or read_model(task.build, file.parent)
     outputs = load_array(file.with_name(ANSWERS))
-    return Candidate(artifact=Artifact(module=module, file=file), profile=profile, outputs=outputs)
+    return Candidate(
+        artifact=Artifact(module=module, file=file),
+        profile=profile,
+        outputs=outputs,
+        factor=factor_of(details),
+        threshold=details.threshold,
+    )
 
 
 def invariance_of(candidate: Candidate, task: Task) -> Findings:
     """Whether a candidate's file decides the same however it is asked."""
     split, cases = task.splits.validation, task.cases["validation"]
-    return invariance_findings(candidate.artifact.file, task.inputs, split, cases, task.recipe)
+    file, factor = candidate.artifact.file, candidate.factor
+    return invariance_findings(file, task.inputs, split, cases, task.recipe, factor=factor)
 
 
 def stress_of(kept: Candidate, baseline: Candidate, task: Task, base: Path, progress: Progress) -> Findings:
     """Both files under perturbed inputs of validation, if the recipe asks for it."""
-    before, after = (opened(c.artifact.file, task) for c in (baseline, kept))
+    before, after = (opened(c.artifact.file, task, factor=c.factor) for c in (baseline, kept))
     cases = task.cases["validation"]
     return stress_findings(before, after, task.splits, cases, task.recipe, base, progress)
 

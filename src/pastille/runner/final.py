@@ -90,7 +90,7 @@ def _verdict(
     """Everything that was asked, held against the answers on test and against the file itself."""
     baseline, kept = candidates
     cases = task.cases["test"]
-    found = judge_answers(before, after, cases=cases, bar=policy.bar(task.recipe))
+    found = judge_answers(before, after, cases=cases, bar=policy.bar(task.recipe), stated=after / kept.factor)
     found = listed(found, before, after, cases, journal.directory / FINAL, journal)
     found += Findings(checks=tuple(_other_checks(kept.profile, baseline.profile, task)))
     found += invariance_of(kept, task) + stress_of(kept, baseline, task, base, progress)
@@ -115,7 +115,7 @@ def _test_answers(
         _open_test(task, journal)
         for file, candidate in zip(files, (baseline, kept), strict=True):
             name, test = f"{candidate.profile.name} on test", task.splits.test
-            session = opened(candidate.artifact.file, task)
+            session = opened(candidate.artifact.file, task, factor=candidate.factor)
             found = read_answers(session, test, task.recipe.task, name=name, progress=progress)
             save_array(file, found)
     before, after = (load_array(file) for file in files)
@@ -258,6 +258,7 @@ def _part(name: VariantName, candidate: Candidate, final: FinalJudged) -> Varian
         status=None if name == "fp32" else final.verdict.status,
         parameters=profile.parameters,
         macs=profile.macs,
+        threshold=candidate.threshold,
     )
 
 
@@ -268,7 +269,8 @@ def _golden(candidates: dict[VariantName, Candidate], task: Task) -> Golden:
         made_up = synthetic(inputs, seed=task.recipe.seed)
         section = task.recipe.task
         raw = [session(made_up)[OUTPUT] for session in sessions.values()]
-        outputs = [to_logits(section.kind, answers, section.outputs) for answers in raw]
+        logits = (to_logits(section.kind, answers, section.outputs) for answers in raw)
+        outputs = [x * c.factor for x, c in zip(logits, candidates.values(), strict=True)]
         rows = _typical(outputs, task)
         return answer_cases({name: x[rows] for name, x in made_up.items()}, sessions, output=OUTPUT)
     rows = _typical([c.outputs for c in candidates.values()], task)

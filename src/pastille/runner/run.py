@@ -227,7 +227,8 @@ def _stage(
             return before, done.verdict.status, False
         saved = (journal.directory / done.profile.file).with_name(PLAN).is_file()
         module = None if saved else before.artifact.module  # the stage worked on the file alone
-        return reopened(done.profile, task, journal, module=module), done.verdict.status, True
+        candidate = reopened(done.profile, task, journal, details=done.details, module=module)
+        return candidate, done.verdict.status, True
     started = time.monotonic()
     stage = stage_for(step, base)
     folder = journal.fresh_folder(f"stages/{index:02d}-{stage.name}")
@@ -245,6 +246,7 @@ def _stage(
         journal,
         baseline=baseline,
         precision=result.precision,
+        details=details,
         progress=progress,
     )
     said = judge(candidate, baseline, task, journal)
@@ -275,6 +277,7 @@ def judge(candidate: Candidate, baseline: Candidate, task: Task, journal: Journa
         cases=task.cases["validation"],
         bar=policy.bar(task.recipe),
         thorough=False,
+        stated=candidate.stated,
     )
     found += invariance_of(candidate, task)
     folder = candidate.artifact.file.parent
