@@ -251,10 +251,18 @@ class TestRegression:
         assert check.more_cases is not None
         assert self._judge(0.15, 60 + 2 * check.more_cases).status is Status.APPROVED
 
-    def test_an_identical_model_passes(self) -> None:
+    def test_no_change_at_all_still_leaves_unseen_cases_to_fear(self) -> None:
+        """As with shares: what 100 cases do not show, the 101st may."""
         check = self._judge(0.0, 100)
-        assert (check.status, check.drop) == (Status.APPROVED, 0.0)
-        assert check.reason.startswith("R² did not change (95 % CI of the drop 0.000 to 0.000, 100 cases)")
+        assert (check.status, check.drop) == (Status.INCONCLUSIVE, 0.0)
+        assert check.interval is not None
+        assert -check.interval.low == check.interval.high > 0.02
+        assert check.reason.startswith("R² did not change (95 % CI of the drop −")
+
+    def test_small_changes_everywhere_are_shown_to_be_small(self) -> None:
+        """What int8 does to a regression: every answer moves a little."""
+        check = self._judge(0.02, 400)
+        assert check.status is Status.APPROVED, check.reason
 
     def test_few_cases_or_subjects_are_too_few(self) -> None:
         assert self._judge(0.0, 19).reason == "R² cannot be judged: 19 cases are too few for an interval"

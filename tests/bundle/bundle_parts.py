@@ -218,5 +218,7 @@ def _content(value: dict[str, Any]) -> str:
     keys = ("name", "kind", "labels", "positive", "threshold", "outputs", "inputs", "output", "preprocessing")
     answers = {key: value[key] for key in keys}
     answers["variants"] = {v["name"]: v["sha256"] for v in value["variants"]}
+    own = {v["name"]: v["threshold"] for v in value["variants"] if v["threshold"] is not None}
+    answers["thresholds"] = own
     answers["golden"] = value["golden"]["sha256"]
     return hashlib.sha256(json.dumps(answers, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
