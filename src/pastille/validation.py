@@ -114,9 +114,9 @@ def validate(
         )
         for name, session in given.sessions.items()
     )
-    found = judge_answers(
-        before, after, cases=cases, bar=policy.bar(recipe), stated=after / given.factor
-    ) + _beside(given, given.cases("validation", recipe, threshold), recipe, base, progress)
+    for _ in progress.track(range(1), what="judging"):
+        found = judge_answers(before, after, cases=cases, bar=policy.bar(recipe), stated=after / given.factor)
+    found += _beside(given, given.cases("validation", recipe, threshold), recipe, base, progress)
     notes = (*found.notes, *(n for n in (policy.override_note(recipe), chosen, earlier) if n))
     said = verdict(found.checks, split=split, notes=notes, evidence=found.evidence)
     return Validation(

@@ -38,6 +38,7 @@ from pastille.values import (
 # Their limits are shares of the targets' standard deviation.
 _IN_UNITS_OF_THE_TARGETS = ("rmse", "mae", "bias")
 _MAIN_OF_A_CLASS = ("recall", "sensitivity", "dice")
+_MAX_RESAMPLED = 20_000  # cases; beyond them, resampling what nobody asked for takes half a minute
 _MAX_CLASSES = 200  # compared where no limit asks for all of them
 # Of attributes that no limit is set on.
 _MIN_GROUP = 30
@@ -63,7 +64,8 @@ def judge_answers(
         candidate: The same, row by row, of the model that is judged.
         cases: The right answers, whom they belong to, and the threshold.
         bar: The limits.
-        thorough: Also compare what no limit is set on, with resampling where it takes that.
+        thorough: Also compare what no limit is set on, with resampling where it takes that; of more than
+            20,000 cases only what has a limit is resampled.
         stated: The candidate's logits as it gives them, where ``candidate`` is what they are decided by:
             a calibrated file with a threshold of its own. None: the same.
 
@@ -115,8 +117,9 @@ def _comparisons(
     before: MetricForms, after: MetricForms, cases: Cases, bar: Bar, *, thorough: bool
 ) -> Iterator[Comparison]:
     """Overall and by class: what a limit is set on, what needs no resampling, and all if thorough."""
+    resampled = thorough and len(cases.targets) <= _MAX_RESAMPLED
     for metric, form in before.overall.items():
-        if thorough or metric in bar.max_drop or not isinstance(form, OfSums | OfWeights):
+        if resampled or metric in bar.max_drop or not isinstance(form, OfSums | OfWeights):
             yield _compared(form, after.overall[metric], metric, {}, cases, bar)
     shown = bar.max_class_drop or _MAIN_OF_A_CLASS
     for label in itertools.islice(before.classes, None if bar.max_class_drop else _MAX_CLASSES):

@@ -90,7 +90,9 @@ def _verdict(
     """Everything that was asked, held against the answers on test and against the file itself."""
     baseline, kept = candidates
     cases = task.cases["test"]
-    found = judge_answers(before, after, cases=cases, bar=policy.bar(task.recipe), stated=after / kept.factor)
+    bar, stated = policy.bar(task.recipe), after / kept.factor
+    for _ in progress.track(range(1), what="judging"):
+        found = judge_answers(before, after, cases=cases, bar=bar, stated=stated)
     found = listed(found, before, after, cases, journal.directory / FINAL, journal)
     found += Findings(checks=tuple(_other_checks(kept.profile, baseline.profile, task)))
     found += invariance_of(kept, task) + stress_of(kept, baseline, task, base, progress)
