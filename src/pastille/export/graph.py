@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+from pastille.runtime.subgraphs import subgraphs
 
 
 def cleaned(model: Any, *, inputs: Sequence[str], output: str) -> Any:
@@ -58,15 +60,6 @@ def _name_interface_(graph: Any, inputs: Sequence[str], output: str) -> None:
         node.output[:] = [renames.get(name, name) for name in node.output]
     for tensor in (*graph.input, *graph.output):
         tensor.name = renames.get(tensor.name, tensor.name)
-
-
-def subgraphs(graph: Any) -> Iterator[Any]:
-    """The bodies of branches and loops, at any depth; they may read what is outside."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield body
-                yield from subgraphs(body)
 
 
 def _pool_globally_(model: Any) -> None:

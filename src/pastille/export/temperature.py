@@ -12,9 +12,9 @@ import onnx
 from onnx import numpy_helper
 
 from pastille.errors import ExportError, ParityError
-from pastille.export.graph import subgraphs
 from pastille.files import produce_atomic
 from pastille.runtime import Session, load
+from pastille.runtime.subgraphs import subgraphs
 
 METADATA_KEY = "pastille.temperature"
 RELATIVE_TOLERANCE = 1e-6

@@ -1,10 +1,12 @@
-"""Size and latency, held against their limits."""
+"""Size, latency and what runs in int8, held against their limits."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pastille.stats.quantiles import CONFIDENCE as LATENCY_CONFIDENCE
 from pastille.stats.quantiles import samples_needed
-from pastille.values import Check, Latency, Quantile, Status
+from pastille.values import Check, KernelProof, Latency, Quantile, Status
 
 
 def judge_size(size_bytes: int, limit: float, *, baseline_bytes: int) -> Check:
@@ -120,3 +122,74 @@ def _latency_reason(latency: Latency, q: float, limit_ms: float, before: float |
         return f"{known} {basis}, but a bound on it needs {samples_needed(q)} samples, {unproven}"
     bound = f"below {found.upper_ms:.4g} ms with {100 * LATENCY_CONFIDENCE:g} % confidence"
     return f"{known} and {bound} {basis}, " + (f"within {limit}" if found.upper_ms <= limit_ms else unproven)
+
+
+def judge_int8_share(kernels: KernelProof | None, limit: float) -> Check:
+    """Hold the share of the multiply-accumulates that run in int8 against the least that was asked.
+
+    Multiply-accumulates are counted in the graph that the runtime executes, so the same file on the same
+    CPU always gets the same answer; the share of the time, which does not, is only told beside it.
+
+    Args:
+        kernels: Of the candidate; None where they were not looked at.
+        limit: Least share, in (0, 1].
+
+    Returns:
+        The check; where not all multiply-accumulates can be counted it is inconclusive.
+
+    Example:
+        >>> judge_int8_share(None, 0.9).reason
+        'what runs in int8 was not measured, so at least 90 % in int8 is not shown'
+    """
+    share = kernels.int8_macs if kernels else None
+    status = Status.INCONCLUSIVE if share is None else Status.APPROVED if share >= limit else Status.REJECTED
+    return Check(
+        metric="int8 share",
+        status=status,
+        limit=limit,
+        baseline=None,
+        candidate=share,
+        drop=None,
+        interval=None,
+        n=None,
+        method="multiply-accumulates of the graph that is executed",
+        more_cases=None,
+        reason=_int8_reason(kernels, share, limit),
+    )
+
+
+def _int8_reason(kernels: KernelProof | None, share: float | None, limit: float) -> str:
+    asked = f"at least {100 * limit:.6g} %"
+    if kernels is None:
+        return f"what runs in int8 was not measured, so {asked} in int8 is not shown"
+    if share is None:
+        return f"{_uncounted(kernels)}, so {asked} in int8 is not shown"
+    basis = ", ".join((*_families(kernels), *_time(kernels)))
+    return f"{_percent(share, limit)} of the multiply-accumulates run in int8 ({basis}), {asked} asked"
+
+
+def _uncounted(kernels: KernelProof) -> str:
+    unknown = sorted({use.operator for use in kernels.uses if use.macs is None})
+    if unknown:
+        return f"the multiply-accumulates of {', '.join(unknown)} cannot be counted"
+    return "the file multiplies no matrices"
+
+
+def _families(kernels: KernelProof) -> Iterator[str]:
+    """E.g. ``"conv 52 of 53"``."""
+    for family in sorted({use.family for use in kernels.uses if use.family}):
+        of = [use for use in kernels.uses if use.family == family]
+        eight = sum(use.count for use in of if use.precision == "int8")
+        yield f"{family} {eight} of {sum(use.count for use in of)}"
+
+
+def _time(kernels: KernelProof) -> Iterator[str]:
+    time = kernels.time("int8")
+    if time is not None:
+        yield f"{100 * time:.0f} % of the time"
+
+
+def _percent(share: float, limit: float) -> str:
+    """With as many decimals as show on which side of the limit it lies."""
+    fits = (d for d in range(1, 8) if (round(100 * share, d) >= round(100 * limit, 8)) == (share >= limit))
+    return f"{100 * share:.{next(fits, 8)}f} %"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,14 +10,15 @@ import numpy as np
 
 from pastille.data.split import Split, collate
 from pastille.devices import this_machine
+from pastille.errors import InferenceError, UsageError
 from pastille.files import sha256_file
 from pastille.measure import counts
 from pastille.measure.latency import MIN_SAMPLES, compare, time_calls, time_preprocessing
 from pastille.measure.memory import footprint
 from pastille.progress import SILENT, Progress
-from pastille.runtime import ONNXRUNTIME, Session, load
+from pastille.runtime import ONNXRUNTIME, Session, kernels, load
 from pastille.stats.metrics import score
-from pastille.values import Cases, Conditions, Latency, Profile
+from pastille.values import Cases, Conditions, KernelProof, Latency, Profile
 
 
 def profile_file(
@@ -87,7 +88,25 @@ def profile_file(
         else None,
         footprint=footprint(path, first, threads=threads) if with_footprint else None,
         preprocessing=preprocessing or time_preprocessing(split, conditions=here, budget_s=part_s),
+        kernels=kernels_if_possible(path, first, threads=threads),
     )
+
+
+def kernels_if_possible(path: Path, batch: Mapping[str, np.ndarray], *, threads: int) -> KernelProof | None:
+    """What a file runs in; None for one too large to be looked into, which can still be judged by the rest.
+
+    Args:
+        path: The ONNX file.
+        batch: ``{name: (N, ...)}``, what it is asked.
+        threads: That the runtime may use.
+
+    Raises:
+        IntegrityError: The file is missing, not an ONNX model, or keeps weights in another file.
+    """
+    try:
+        return kernels(path, batch, threads=threads)
+    except (InferenceError, UsageError):
+        return None
 
 
 def _latencies(

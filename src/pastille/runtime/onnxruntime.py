@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final, final
 
 import numpy as np
 
-from pastille.errors import InferenceError, UsageError
+from pastille.errors import InferenceError
 from pastille.runtime.base import UNKNOWN_DIM, Operators, Session
+from pastille.runtime.element_types import element_types, precision
 from pastille.runtime.onnx_file import check_self_contained
+from pastille.runtime.onnx_graph import Graph, count_nodes, read_graph
 from pastille.values import TensorSpec
 
 _FATAL: Final = 4  # log severity: what fails is raised here, and need not be printed as well
@@ -25,33 +28,6 @@ _DTYPES: Final = {
     "tensor(bool)": "bool",
     "tensor(string)": "object",
 }  # the others read tensor(NAME) with numpy's name
-
-_CONVERSIONS: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
-_INT8_KERNELS: Final = frozenset(
-    {
-        "ConvInteger",
-        "ConvIntegerToFloat",
-        "DynamicQuantizeLSTM",
-        "DynamicQuantizeMatMul",
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "QAttention",
-        "QGemm",
-        "QMoE",
-    }
-)  # and every QLinear*
-_FLOAT_RESULTS: Final = frozenset(
-    {
-        "ConvIntegerToFloat",
-        "DequantizeLinear",
-        "DynamicQuantizeLSTM",
-        "DynamicQuantizeMatMul",
-        "MatMulIntegerToFloat",
-        "QAttention",
-        "QMoE",
-    }
-)
-_INDEX_RESULTS: Final = frozenset({"ArgMax", "ArgMin", "NonZero", "Shape", "Size"})
 
 
 @final
@@ -175,59 +151,77 @@ def optimized_operators(path: Path) -> Operators:
     Raises:
         IntegrityError: It is missing, not an ONNX model, or keeps weights in another file.
         InferenceError: ONNX Runtime does not take it.
-        UsageError: The `onnx` package, which reads the optimised graph, is not installed.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise UsageError(
-            "listing a file's operators needs the onnx package: pip install 'pastille[compress]'"
-        ) from None
     check_self_contained(path)
     with tempfile.TemporaryDirectory(prefix="pastille-") as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        options = _options(threads=1)
-        options.optimized_model_filepath = str(optimised)
+        options, optimised = _writing(Path(folder), threads=1)
         _start(path, options)
-        return _sorted_by_type(onnx.load(optimised).graph, onnx.TensorProto)
+        return _sorted_by_type(read_graph(optimised))
 
 
-def _sorted_by_type(graph: Any, types: Any) -> Operators:
-    kinds = {"int8": Counter[str](), "floating": Counter[str](), "conversions": Counter[str]()}
-    known = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    known |= {value.name: value.type.tensor_type.elem_type for value in graph.input}
-    for node in graph.node:  # in topological order
-        data = node.input[1:] if node.op_type == "Where" else node.input  # Where's first is its condition
-        first = known.get(data[0]) if data else None
-        result = _result_type(node, first, types)
-        known.update(dict.fromkeys(node.output, result))
-        kind = _kind(node.op_type, first, result, types)
-        if kind:
-            kinds[kind][node.op_type] += 1
-    return Operators(**{kind: dict(sorted(counts.items())) for kind, counts in kinds.items()})
+def _writing(folder: Path, *, threads: int) -> tuple[Any, Path]:
+    """Options with which the optimised graph is written, and the file that it is written to."""
+    options, optimised = _options(threads), folder / "optimised.onnx"
+    options.optimized_model_filepath = str(optimised)
+    return options, optimised
 
 
-def _kind(op: str, first: int | None, result: int | None, types: Any) -> str | None:
-    if op in _CONVERSIONS:
-        return "conversions"
-    if _is_int8_kernel(op) or first in {types.INT8, types.UINT8}:
-        return "int8"
-    return "floating" if result in {types.FLOAT, types.FLOAT16, types.DOUBLE, types.BFLOAT16} else None
+def _sorted_by_type(graph: Graph) -> Operators:
+    counts: dict[str, Counter[str]] = {"int8": Counter(), "float": Counter(), "conversion": Counter()}
+    types = element_types(graph)
+    for node in graph.nodes:
+        counts.get(precision(node, types), Counter[str]())[node.op] += 1
+    listed = {kind: dict(sorted(found.items())) for kind, found in counts.items()}
+    return Operators(int8=listed["int8"], floating=listed["float"], conversions=listed["conversion"])
 
 
-def _is_int8_kernel(op: str) -> bool:
-    return op.startswith("QLinear") or op in _INT8_KERNELS
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """A file that ran under the runtime's own profiler."""
+
+    optimised: Path  # what was executed
+    profile: Path | None  # what the profiler wrote; None where no time was taken
+    calls: int
 
 
-def _result_type(node: Any, first: int | None, types: Any) -> int | None:
-    """Element type of a node's outputs: most give what they are given."""
-    op = node.op_type
-    if op == "Cast":
-        return next((int(a.i) for a in node.attribute if a.name == "to"), None)
-    if op in _INDEX_RESULTS:
-        return int(types.INT64)
-    if op in _FLOAT_RESULTS or (op == "QGemm" and len(node.input) < 9):  # QGemm without an output scale
-        return int(types.FLOAT)
-    if op in _CONVERSIONS or _is_int8_kernel(op):
-        return int(types.INT32 if op.endswith("Integer") else types.UINT8)
-    return first
+def watch(
+    path: Path,
+    folder: Path,
+    batch: Mapping[str, np.ndarray],
+    *,
+    threads: int,
+    calls: int,
+    events: int,
+    budget_s: float,
+) -> Watched:
+    """Run a file with the profiler on, and write what was executed and what the profiler saw.
+
+    Args:
+        path: The ONNX file.
+        folder: That both files are written to; private to this call.
+        batch: ``{name: (N, ...)}``, asked again and again.
+        threads: That one call may use.
+        calls: To make at most.
+        events: That the profiler may see at most: a graph with many operators gets fewer calls, and none
+            where even one would be too much.
+        budget_s: Seconds after which no further call is made.
+
+    Raises:
+        IntegrityError: The file is missing, not an ONNX model, or keeps weights in another file.
+        InferenceError: ONNX Runtime does not take it, or cannot run it.
+    """
+    check_self_contained(path)
+    options, optimised = _writing(folder, threads=threads)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    handle = _start(path, options)
+    permitted, made, started = min(calls, events // max(1, count_nodes(optimised))), 0, perf_counter()
+    try:
+        while made < permitted and (not made or perf_counter() - started < budget_s):
+            handle.run(None, batch)
+            made += 1
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        raise InferenceError(f"{path.name} cannot run: {_one_line(error)}") from error
+    finally:
+        written = Path(handle.end_profiling())
+    return Watched(optimised=optimised, profile=written if made else None, calls=made)

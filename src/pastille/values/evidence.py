@@ -36,7 +36,7 @@ class Gap:
     """How far the groups of one attribute lie apart, before and after."""
 
     attribute: str  # "sex", or "sex × age_band"
-    name: str  # "equalized odds difference", "equal opportunity gap", "underdiagnosis gap", "accuracy gap"
+    name: str  # "equalized odds difference", "equal opportunity gap", "accuracy gap"
     baseline: float
     candidate: float
     growth: float  # candidate - baseline; positive is worse

@@ -117,6 +117,71 @@ class Metrics:
     confusion: Confusion | None = None
 
 
+Precision = Literal["int8", "float", "conversion", "other"]  # other: arithmetic on shapes and indices
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelUse:
+    """All nodes of one operator that compute in the same numbers, in the graph that is executed."""
+
+    operator: str  # as the runtime calls it, e.g. "QLinearConv"
+    precision: Precision
+    count: int
+    macs: int | None  # multiply-accumulates of one batch; None where they cannot be counted
+    share: float | None  # of the time of one call; None where it was not measured
+    family: str = ""  # of what multiplies matrices: "conv", "linear", "matmul", "attention" …
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatKernel:
+    """One node that is executed in floating point, and what that costs."""
+
+    operator: str  # as the runtime calls it
+    name: str  # in the file, e.g. "HardSwish node_hardswish"
+    reason: str  # why it does not run in int8
+    macs: int | None
+    share: float | None  # of the time of one call
+    conversions: float | None  # the same, of the quantizations and dequantizations around it
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelProof:
+    """What the runtime executes of a file once it has optimised the graph, and how long each part takes."""
+
+    uses: tuple[KernelUse, ...]  # all of it
+    floats: tuple[FloatKernel, ...]  # the dearest first, bounded
+    more_floats: int  # that are not listed
+    batch: int
+    calls: int  # that the shares of the time rest on
+    conditions: Conditions
+    note: str = ""  # why there are no times
+
+    def count(self, *precisions: Precision) -> int:
+        """How many operators compute in these numbers."""
+        return sum(use.count for use in self.uses if use.precision in precisions)
+
+    def time(self, *precisions: Precision) -> float | None:
+        """The share of the time that goes to these numbers."""
+        if not self.calls:
+            return None
+        return sum((use.share or 0.0 for use in self.uses if use.precision in precisions), 0.0)
+
+    @property
+    def int8_count(self) -> float | None:
+        """Share of the operators that run in int8, of those that compute in int8 or float."""
+        of = self.count("int8", "float")
+        return self.count("int8") / of if of else None
+
+    @property
+    def int8_macs(self) -> float | None:
+        """Share of the multiply-accumulates that run in int8; None where they cannot all be counted."""
+        counted = [use.macs for use in self.uses]
+        total = sum(macs or 0 for macs in counted)
+        if None in counted or not total:
+            return None
+        return sum(use.macs or 0 for use in self.uses if use.precision == "int8") / total
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """What was measured of one exported model."""
@@ -133,3 +198,4 @@ class Profile:
     speedup: Speedup | None  # None for the baseline itself
     footprint: Footprint | None
     preprocessing: Latency | None  # reading and preparing one input, the model apart
+    kernels: KernelProof | None = None  # what runs in int8; None where it was not looked at

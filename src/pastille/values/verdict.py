@@ -23,7 +23,7 @@ class Status(StrEnum):
 class Check:
     """One limit, held against what was measured."""
 
-    metric: str  # "accuracy", "sensitivity", "r2", "equalized odds difference", "size", "latency p95"
+    metric: str  # "accuracy", "r2", "equalized odds difference", "size", "latency p95", "int8 share"
     status: Status
     limit: float  # largest drop (absolute), bytes, or ms
     baseline: float | None
@@ -49,3 +49,6 @@ class Verdict:
     split: SplitName
     notes: tuple[str, ...] = ()  # what qualifies it: an override, an earlier look at the test split
     evidence: Evidence | None = None  # None in a bundle's manifest; the record has it
+
+    def __str__(self) -> str:
+        return self.reason
