@@ -44,8 +44,9 @@ def test_a_file_is_timed_for_each_batch_size(plain: Path) -> None:
     found = quickly(plain, batch_sizes=(1, 3), threads=2)
     assert [x.batch for x in found.latency] == [1, 3]
     assert {x.conditions.threads for x in found.latency} == {2}
-    assert found.operators is not None
-    assert found.operators.floating == {"Relu": 1}
+    assert found.kernels is not None
+    assert [(x.operator, x.precision, x.count) for x in found.kernels.uses] == [("Relu", "float", 1)]
+    assert (found.kernels.batch, found.kernels.conditions.threads) == (1, 2)
     assert (found.against, found.speedups, found.notes) == (None, (), ())
     assert from_json(BenchResult, to_json(found)) == found
 
@@ -140,8 +141,15 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         quickly(file_of(tmp_path / "odd.onnx", "float[n, 4] x", "y = Unheard(x)"))
 
 
-def test_without_onnx_the_operators_are_not_known(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_runs_is_proven_without_onnx(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     found = quickly(plain, batch_sizes=(1,))
-    assert found.operators is None
-    assert "pastille[compress]" in found.notes[0]
+    assert found.kernels is not None
+    assert found.notes == ()
+
+
+def test_what_is_too_large_to_be_looked_into_is_said(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("pastille.runtime.kernels"), "MAX_NODES", 0)
+    found = quickly(plain, batch_sizes=(1,))
+    assert found.kernels is None
+    assert found.notes == ("plain.onnx has 1 operators; at most 0 are looked at",)

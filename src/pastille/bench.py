@@ -19,12 +19,12 @@ from pastille.progress import SILENT, Progress
 from pastille.runtime import (
     ONNXRUNTIME,
     UNKNOWN_DIM,
-    Operators,
     Session,
+    kernels,
     load,
-    optimized_operators,
 )
-from pastille.values import Footprint, Latency, Speedup, TensorSpec
+from pastille.runtime.self_check import saturates_here
+from pastille.values import Footprint, KernelProof, Latency, Speedup, TensorSpec
 
 _NO_SHAPES: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({})
 
@@ -39,7 +39,8 @@ class BenchResult:
     inputs: tuple[TensorSpec, ...]  # as they were made up, without the batch axis
     latency: tuple[Latency, ...]  # one per batch size
     footprint: Footprint
-    operators: Operators | None  # None without the onnx package
+    kernels: KernelProof | None  # what runs in int8 and what that takes; a note says why it is not known
+    saturates: bool  # whether this machine adds int8 products in saturating 16 bits
     against: str | None  # the file that the speed-ups are over
     speedups: tuple[Speedup, ...]  # one per batch size; empty without another file
     notes: tuple[str, ...]  # what was left out, and why
@@ -78,10 +79,10 @@ def bench(
     """
     session = load(path, threads=threads)
     other = load(against, threads=threads) if against else None
-    specs = _filled(session.inputs, shapes)
+    specs = filled(session.inputs, shapes)
     sizes, notes = _batch_sizes([s for s in (session, other) if s], batch_sizes)
     if other:
-        _require_same_inputs(specs, _filled(other.inputs, shapes))
+        _require_same_inputs(specs, filled(other.inputs, shapes))
     here = this_machine(threads=threads, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version)
     latencies, speedups = [], []
     for size in progress.track(sizes, what="timing", total=len(sizes)):
@@ -91,7 +92,7 @@ def bench(
             speedups.append(
                 compare(other, session, batch, conditions=here, confidence=confidence, budget_s=budget_s)
             )
-    operators, missing = _operators(path)
+    proof, missing = _kernels(path, synthetic_batch(specs, sizes[0]), threads)
     return BenchResult(
         file=str(path),
         sha256=sha256_file(path),
@@ -99,7 +100,8 @@ def bench(
         inputs=specs,
         latency=tuple(latencies),
         footprint=footprint(path, synthetic_batch(specs, sizes[0]), threads=threads),
-        operators=operators,
+        kernels=proof,
+        saturates=saturates_here(),
         against=str(against) if against else None,
         speedups=tuple(speedups),
         notes=(*notes, *missing),
@@ -135,8 +137,16 @@ def _made_up(spec: TensorSpec, size: int, generator: np.random.Generator) -> np.
     raise UsageError(f"input {spec.name!r} is of type {spec.dtype}; only numbers can be made up")
 
 
-def _filled(inputs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
-    """The inputs with every size known."""
+def filled(inputs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
+    """The inputs with every size known.
+
+    Args:
+        inputs: As a session gives them.
+        shapes: Input name -> shape without the batch axis, for sizes that are open.
+
+    Raises:
+        UsageError: A size stays open, a shape does not fit, or a name is no input's.
+    """
     unknown = sorted(set(shapes) - {spec.name for spec in inputs})
     if unknown:
         names = ", ".join(spec.name for spec in inputs)
@@ -189,9 +199,11 @@ def _described(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(f"{spec.name} {spec.dtype}{list(spec.shape)}" for spec in specs)
 
 
-def _operators(path: Path) -> tuple[Operators | None, tuple[str, ...]]:
-    """What runs in 8 bits, or why that is not known: an edge box has no onnx package."""
+def _kernels(
+    path: Path, batch: Mapping[str, np.ndarray], threads: int
+) -> tuple[KernelProof | None, tuple[str, ...]]:
+    """What runs in int8, or why that is not known."""
     try:
-        return optimized_operators(path), ()
+        return kernels(path, batch, threads=threads), ()
     except UsageError as error:
         return None, (str(error),)

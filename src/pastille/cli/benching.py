@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pastille.bench import BenchResult
+from pastille.bench import BenchResult, filled, synthetic_batch
 from pastille.bench import bench as bench_file
 from pastille.cli.console import out
+from pastille.cli.kernels import kernel_summary, kernel_table
 from pastille.cli.shown import (
     bytes_text,
     conditions_text,
@@ -17,7 +18,10 @@ from pastille.cli.shown import (
     speed_interval_text,
     speed_text,
 )
+from pastille.elsewhere import CaseFile, Elsewhere, read_cases, replay_bundle, replay_on
 from pastille.errors import UsageError
+from pastille.runtime import load
+from pastille.runtime.emulated import ISAS, Isa
 
 if TYPE_CHECKING:
     from pastille.progress import Progress
@@ -63,6 +67,62 @@ def bench_files(
     }
 
 
+def replay_files(
+    file: Path,
+    isa: str,
+    *,
+    cases: Path | None,
+    shapes: Sequence[str],
+    threads: int,
+    timeout_s: float,
+    progress: Progress,
+) -> Mapping[str, Elsewhere]:
+    """Replay cases on another kind of CPU: a bundle's golden ones, those given, or made-up ones.
+
+    Raises:
+        UsageError: The isa is unknown, what emulates it is missing, or an option does not fit.
+        IntegrityError: A file is not an ONNX model, or the bundle is not what it was.
+        InferenceError: The emulated process failed or took longer than ``timeout_s``.
+    """
+    chosen = _isa(isa)
+    if file.is_dir():
+        if cases is not None or shapes:
+            raise UsageError("--cases and --shape are for ONNX files; a bundle has its golden cases")
+        return replay_bundle(chosen, file, threads=threads, timeout_s=timeout_s, progress=progress)
+    _must_exist(file)
+    inputs = load(file).inputs
+    if cases is None:
+        specs = filled(inputs, dict(parse_shape(text) for text in shapes))
+        asked = CaseFile(inputs=synthetic_batch(specs, _MADE_UP))
+    else:
+        asked = read_cases(cases, inputs)
+    return {file.name: replay_on(chosen, file, asked, threads=threads, timeout_s=timeout_s)}
+
+
+_MADE_UP = 100  # cases, where none are given
+
+
+def _isa(text: str) -> Isa:
+    for isa in ISAS:
+        if isa == text:
+            return isa
+    raise UsageError(f"--isa must be one of {', '.join(ISAS)}, got {text!r}")
+
+
+def show_elsewhere(name: str, found: Elsewhere) -> None:
+    """How many decisions are equal, and how far the answers lie apart."""
+    path = "saturates 16-bit sums" if found.saturates else "adds int8 products exactly"
+    equal = "as on this machine" if found.against == "native" else "as recorded"
+    out.print(f"[bold]{name}[/] on {found.isa} (ONNX Runtime {found.runtime_version}, {path})")
+    out.print(
+        f"  {found.equal_decisions} of {found.cases} decisions {equal}, {found.identical} answers identical, "
+        f"largest difference of {found.output!r} {found.max_abs_difference:.3g}; {found.seconds:.1f} s there",
+        markup=False,
+    )
+    for note in found.notes:
+        out.print(f"  {note}", markup=False)
+
+
 def _must_exist(file: Path) -> None:
     if not file.is_file():
         raise UsageError(f"there is no file {file}; bench takes an ONNX file or a bundle's directory")
@@ -89,7 +149,7 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def show_bench(name: str, result: BenchResult) -> None:
-    """The result as a table, then memory, operators and the comparison."""
+    """The result as a table, then memory, what runs in int8, and the comparison."""
     out.print(f"[bold]{name}[/]: {bytes_text(result.size_bytes)}")
     out.print(latency_table(result.latency))
     foot = result.footprint
@@ -97,11 +157,11 @@ def show_bench(name: str, result: BenchResult) -> None:
         f"  peak memory {bytes_text(foot.peak_bytes)} (the runtime alone {bytes_text(foot.runtime_bytes)}), "
         f"cold start {milliseconds_text(foot.cold_start_ms)}"
     )
-    operators = result.operators
-    kinds = {} if operators is None else {"int8": operators.int8, "float": operators.floating}
-    for kind, counts in kinds.items():
-        listed = ", ".join(f"{count} {op}" for op, count in counts.items()) or "none"
-        out.print(f"  in {kind}: {listed}", markup=False)
+    if result.kernels is not None:
+        out.print(f"  {kernel_summary(result.kernels)}", markup=False)
+        out.print(kernel_table(result.kernels))
+    if result.saturates:
+        out.print("  this machine saturates 16-bit sums: 8-bit weights may answer otherwise than elsewhere")
     for speedup in result.speedups:
         out.print(
             f"  {speed_text(speedup.ratio)} at batch {speedup.batch} "
