@@ -1,0 +1,265 @@
+"""What every conversion of a float ONNX file shares: checks, replacing nodes, writing, the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from pastille.errors import InferenceError, PreconditionError
+from pastille.files import produce_atomic
+from pastille.references import one_line
+from pastille.runtime import check_self_contained, load
+
+CONTRIB: Final = "com.microsoft"
+MIN_OPSET: Final = 18
+_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", CONTRIB})
+_QUANTIZED: Final = frozenset(
+    {
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"),
+        *("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits"),
+        *("GatherBlockQuantized", "QAttention", "QGemm"),
+    }
+)
+_RANDOM: Final = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What a conversion did to a file.
+
+    Attributes:
+        changed: Name of a node -> what computes it now.
+        left: Name of a node that stayed float -> why.
+        bytes_before: Size of the source.
+        bytes_after: Size of the target.
+        notes: What its user must know, a sentence each.
+    """
+
+    changed: Mapping[str, str]
+    left: Mapping[str, str]
+    bytes_before: int
+    bytes_after: int
+    notes: tuple[str, ...] = ()
+
+
+def float_model(source: Path) -> Any:
+    """Read a float ONNX file that may be rewritten.
+
+    Args:
+        source: Self-contained, opset 18 or later.
+
+    Returns:
+        An ``onnx.ModelProto``.
+
+    Raises:
+        IntegrityError: It is missing, no ONNX model, or keeps weights in another file.
+        PreconditionError: It is quantized already, uses operators of an unknown domain, or an old opset.
+    """
+    check_self_contained(source)
+    model = onnx.load(source, load_external_data=False)
+    opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
+    if opset < MIN_OPSET:
+        raise PreconditionError(
+            f"{source.name} must use ONNX opset {MIN_OPSET} or later, but uses {opset}; "
+            f"onnx.version_converter.convert_version(model, {MIN_OPSET}) raises it"
+        )
+    known = _DOMAINS | {function.domain for function in model.functions}
+    for node in model.graph.node:
+        if node.domain not in known:
+            raise PreconditionError(
+                f"{source.name} uses operator {node.op_type!r} of the unknown domain {node.domain!r}; "
+                f"ONNX Runtime has the operators of ONNX and of {CONTRIB}"
+            )
+        if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
+            raise PreconditionError(
+                f"{source.name} is quantized already: it holds {node.op_type}; start from the float file"
+            )
+    return model
+
+
+def first_output(node: Any) -> str:
+    """The first output of a node that has a name; optional ones may have none."""
+    return next(str(name) for name in node.output if name)
+
+
+def node_name(node: Any) -> str:
+    """The name of a node, or of its first output where it has none."""
+    return str(node.name) or first_output(node)
+
+
+def constant_values(model: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The values of those tensors that depend on no input.
+
+    Exporters leave weights behind a transposition, or stack a recurrent layer's from slices.
+
+    Args:
+        model: An ``onnx.ModelProto``.
+        names: Tensors of its main graph.
+
+    Returns:
+        Tensor name -> value, for those of ``names`` that are constant.
+    """
+    graph = model.graph
+    stored = {t.name: t for t in graph.initializer}
+    fixed, nodes = set(stored) - {i.name for i in graph.input}, []
+    for node in graph.node:
+        if not bodies(node) and node.op_type not in _RANDOM and all(not n or n in fixed for n in node.input):
+            fixed.update(node.output)
+            nodes.append(node)
+    wanted = set(names) & fixed
+    direct = {name: numpy_helper.to_array(stored[name]) for name in wanted if name in stored}
+    return direct | _computed(model, nodes, sorted(wanted - set(direct)))
+
+
+def _computed(model: Any, nodes: Sequence[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
+    if not names:
+        return {}
+    import onnxruntime as ort
+
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.node[:], part.graph.input[:], part.graph.output[:]
+    part.graph.node.extend(nodes)
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    drop_unused_(part.graph)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return dict(zip(names, session.run(list(names), {}), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What some nodes of a graph become.
+
+    Attributes:
+        nodes: First output of a node -> what stands in its place, possibly nothing.
+        tensors: Initializers that the new nodes read.
+        changed: As in `Conversion`.
+        left: As in `Conversion`.
+    """
+
+    nodes: Mapping[str, Sequence[Any]]
+    tensors: Sequence[Any]
+    changed: Mapping[str, str]
+    left: Mapping[str, str]
+
+
+def convert(
+    model: Any, parts: Sequence[Part], source: Path, target: Path, *, what: str, notes: tuple[str, ...] = ()
+) -> Conversion:
+    """Put the parts in place, and write the file once ONNX Runtime has taken it.
+
+    Args:
+        model: From `float_model`; not modified.
+        parts: Of different nodes.
+        source: Where the model came from.
+        target: Written whole or not at all.
+        what: Can be converted, for the error.
+        notes: For the report.
+
+    Raises:
+        PreconditionError: The parts change nothing, or ONNX Runtime has no kernel for something.
+        OutputError: The file cannot be written.
+    """
+    changed = {name: how for part in parts for name, how in part.changed.items()}
+    left = {name: why for part in parts for name, why in part.left.items()}
+    if not changed:
+        why = "".join(f": {name}: {reason}" for name, reason in list(left.items())[:1])
+        raise PreconditionError(f"{source.name} has no {what} to convert{why}")
+    nodes = {output: new for part in parts for output, new in part.nodes.items()}
+    new = replaced(model, nodes, [tensor for part in parts for tensor in part.tensors])
+    return Conversion(
+        changed=changed,
+        left=left,
+        bytes_before=source.stat().st_size,
+        bytes_after=write_loadable(new, target),
+        notes=notes,
+    )
+
+
+def replaced(model: Any, nodes: Mapping[str, Sequence[Any]], tensors: Iterable[Any]) -> Any:
+    """A model with some nodes replaced by others, and nothing in it that is not used.
+
+    Args:
+        model: An ``onnx.ModelProto``; not modified.
+        nodes: First output of a node -> what stands in its place, possibly nothing.
+        tensors: Initializers to add; of several with one name the first.
+
+    Returns:
+        A new ``onnx.ModelProto``.
+    """
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    kept = [n for old in model.graph.node for n in nodes.get(next(filter(None, old.output), ""), [old])]
+    del new.graph.node[:], new.graph.value_info[:]
+    new.graph.node.extend(kept)
+    new.graph.initializer.extend({t.name: t for t in reversed(list(tensors))}.values())
+    drop_unused_(new.graph)
+    if CONTRIB not in {o.domain for o in new.opset_import}:
+        new.opset_import.append(onnx.helper.make_opsetid(CONTRIB, 1))
+    return new
+
+
+def drop_unused_(graph: Any) -> None:
+    """Take away, in place, nodes and weights that no output depends on."""
+    makers = {name: node for node in graph.node for name in node.output}
+    used: set[str] = set()
+    pending = [output.name for output in graph.output]
+    while pending:
+        if (name := pending.pop()) not in used:
+            used.add(name)
+            pending += _reads(makers[name]) if name in makers else []
+    nodes = [node for node in graph.node if used.intersection(node.output)]
+    tensors = [t for t in graph.initializer if t.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+
+
+def _reads(node: Any) -> list[str]:
+    """What a node reads, in the bodies of its branches too."""
+    inner = [name for body in bodies(node) for n in body.node for name in _reads(n)]
+    return [*node.input, *inner, *(o.name for body in bodies(node) for o in body.output)]
+
+
+def bodies(node: Any) -> list[Any]:
+    """The graphs that a branch or loop holds; they may read what is outside."""
+    return [body for a in node.attribute for body in ([a.g] if a.HasField("g") else list(a.graphs))]
+
+
+def write_loadable(model: Any, target: Path) -> int:
+    """Write a model once ONNX Runtime has taken it.
+
+    Args:
+        model: An ``onnx.ModelProto``.
+        target: Written whole or not at all.
+
+    Returns:
+        Size in bytes.
+
+    Raises:
+        PreconditionError: ONNX Runtime has no kernel for something in it.
+        OutputError: The file cannot be written.
+    """
+    data = model.SerializeToString(deterministic=True)
+
+    def produce(draft: Path) -> None:
+        draft.write_bytes(data)
+        try:
+            load(draft)
+        except InferenceError as error:
+            raise PreconditionError(
+                f"{target.name} cannot be run by ONNX Runtime here: {one_line(error, 400)}"
+            ) from error
+
+    produce_atomic(target, produce)
+    return len(data)
