@@ -11,7 +11,20 @@ import pytest
 from onnx import parser
 
 from pastille.errors import CalibrationError
-from pastille.quantization.ranges import Batches, Range, clipped, minmax, observer, percentile
+from pastille.quantization.ranges import (
+    ESTIMATORS,
+    Batches,
+    Estimator,
+    Range,
+    clipped,
+    estimated,
+    least_divergent,
+    least_squared,
+    minmax,
+    moving_average,
+    observer,
+    percentile,
+)
 
 GRAPH = """<ir_version: 10, opset_import: ["" : 18]>
     g (float[n, 4] input) => (float[n, 4] output) <float[4] w = {1.0, -2.0, 3.0, 0.5}>
@@ -134,3 +147,83 @@ def test_a_batch_that_does_not_fit_is_one_line(batch: dict[str, np.ndarray]) -> 
 )
 def test_clipped(counts: list[int], q: float, range_: Range) -> None:
     assert clipped(np.array(counts), (0.0, 4.0), q) == pytest.approx(range_)
+
+
+@pytest.mark.parametrize("method", ESTIMATORS)
+def test_every_estimator_stays_within_what_was_seen(method: Estimator) -> None:
+    x = samples(400)
+    x[0] = 60.0  # an outlier
+    full, found = minmax(observe(), of(x)), estimated(observe(), of(x[:200], x[200:]), method, q=99.0)
+    assert set(found) == set(full)
+    for name, (low, high) in found.items():
+        assert full[name][0] <= low <= high <= full[name][1]
+    assert estimated(observe(), of(np.full((8, 4), 4.0)), method)["root"] == pytest.approx((2.0, 2.0))
+
+
+@pytest.mark.parametrize("method", ESTIMATORS)
+def test_every_estimator_refuses_nothing_and_nonsense(method: Estimator) -> None:
+    x = samples(30)
+    x[9, 0] = np.nan
+    with pytest.raises(CalibrationError, match="at least one batch"):
+        estimated(observe(), of(), method)
+    with pytest.raises(CalibrationError, match="'input' takes the value nan"):
+        estimated(observe(), of(x), method)
+
+
+@pytest.mark.parametrize("method", [m for m in ESTIMATORS if m != "moving_average"])
+def test_only_a_moving_average_depends_on_order(method: Estimator) -> None:
+    x = samples(600)
+    parts = np.split(np.random.default_rng(1).permutation(x), 6)
+    assert estimated(observe(), of(x), method) == estimated(observe(), of(*parts), method)
+
+
+def test_moving_average_is_the_recursion() -> None:
+    parts = np.split(samples(60), 3)
+    high = float(parts[0].max())
+    for part in parts[1:]:
+        high = 0.9 * high + 0.1 * float(part.max())
+    assert moving_average(observe(), of(*parts))["input"][1] == pytest.approx(high)
+
+
+def squared_error(x: np.ndarray, ends: Range) -> float:
+    low, high = min(ends[0], 0.0), max(ends[1], 0.0)
+    scale = (high - low) / 255
+    zero = round(-low / scale)
+    return float(np.square((np.clip(np.round(x / scale) + zero, 0, 255) - zero) * scale - x).mean())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_least_squared_is_no_worse_than_any_range_of_a_grid(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_t(3, size=20000) * [1.0, 1.0, 5.0, 0.1][seed]
+    span = (float(x.min()), float(x.max()))
+    found = least_squared(np.histogram(x, 4096, span)[0], span)
+    grid = [(span[0] * a, span[1] * b) for a in np.linspace(0.1, 1, 10) for b in np.linspace(0.1, 1, 10)]
+    assert squared_error(x, found) <= 1.05 * min(squared_error(x, ends) for ends in grid)
+    assert squared_error(x, found) < squared_error(x, span)
+
+
+def test_least_divergent_clips_a_lone_outlier_and_keeps_what_is_even() -> None:
+    x = np.append(np.random.default_rng(0).normal(size=50000), 1000.0)
+    counts, span = np.histogram(x, 4096, (x.min(), 1000.0))[0], (float(x.min()), 1000.0)
+    assert least_divergent(counts, span)[1] < 100
+    assert least_divergent(np.full(4096, 10), (-1.0, 1.0)) == (-1.0, 1.0)
+
+
+def test_zeros_after_a_relu_do_not_narrow_the_range() -> None:
+    x = np.maximum(np.random.default_rng(0).normal(size=100000), 0)
+    span = (0.0, float(x.max()))
+    assert least_divergent(np.histogram(x, 4096, span)[0], span)[1] > 2.5
+
+
+@pytest.mark.parametrize("span", [(2.0, 5.0), (-5.0, -2.0)])
+@pytest.mark.parametrize("choose", [least_squared, least_divergent])
+def test_a_range_beside_zero_keeps_its_inner_end(choose: Any, span: Range) -> None:
+    low, high = choose(np.full(4096, 3), span)
+    assert span[0] <= low < high <= span[1]
+
+
+def test_an_unknown_estimator_is_named() -> None:
+    wrong: Any = "median"
+    with pytest.raises(ValueError, match=r"method must be one of minmax, .*, got 'median'"):
+        estimated(observe(), of(samples(8)), wrong)

@@ -148,6 +148,7 @@ def profile(
         "pastille bench model.onnx",
         "pastille bench int8.onnx --against fp32.onnx --batch 1 --batch 16 --threads 2",
         "pastille bench runs/digits/20261122-120000-1a2b3c4d/bundle",
+        "pastille bench runs/digits/20261122-120000-1a2b3c4d/bundle --isa avx2",
     )
 )
 @reports_errors
@@ -162,13 +163,39 @@ def bench(
         list[str] | None,
         typer.Option(metavar="NAME=D1,D2", help="Shape of an input that the file leaves open."),
     ] = None,
+    isa: Annotated[
+        str | None,
+        typer.Option(help="Replay cases on another CPU instead: avx2, sse4, aarch64 or native."),
+    ] = None,
+    cases: Annotated[
+        Path | None, typer.Option(help="With --isa: an npz of cases; made up if left out.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="With --isa: seconds that it may take.")] = 1800.0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Time a file on this machine: latency, throughput, memory, and what runs in int8."""
-    from pastille.cli.benching import bench_files, show_bench
+    from pastille.cli.benching import bench_files, replay_files, show_bench, show_elsewhere
     from pastille.cli.shown import as_data
 
+    if isa is None and cases is not None:
+        fail("--cases is for --isa, which is left out", ExitCode.USAGE, as_json=as_json)
+    if isa is not None:
+        found = replay_files(
+            file,
+            isa,
+            cases=cases,
+            shapes=tuple(shape or ()),
+            threads=threads or 1,
+            timeout_s=timeout,
+            progress=progress(quiet=quiet),
+        )
+        if as_json:
+            show_json({name: as_data(one) for name, one in found.items()})
+        else:
+            for name, one in found.items():
+                show_elsewhere(name, one)
+        return
     results = bench_files(
         file,
         against=against,
@@ -182,6 +209,72 @@ def bench(
     else:
         for name, result in results.items():
             show_bench(name, result)
+
+
+@app.command(
+    epilog=_examples(
+        "pastille quantize model.onnx --data calib.npz",
+        "pastille quantize model.onnx --data calib.npz --strata scanner -o int8.onnx",
+        "pastille quantize model.onnx --data recipe.yaml --calibration percentile --recover none",
+    )
+)
+@reports_errors
+def quantize(
+    model: Annotated[Path, typer.Argument(help="A float ONNX file.", show_default=False)],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", "-d", help="Inputs: an npz of arrays named as the model's, or a recipe's train split."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The int8 file; MODEL.int8.onnx if left out.")
+    ] = None,
+    calibration: Annotated[
+        str, typer.Option(help="minmax, moving_average, percentile, entropy or mse ranges.")
+    ] = "minmax",
+    percentile: Annotated[float, typer.Option(min=50.1, max=100, help="Of those ranges.")] = 99.99,
+    recover: Annotated[
+        str,
+        typer.Option(
+            help="auto tries what wins accuracy back and keeps what does; none; or some of "
+            "equalization,smoothquant,rounding,bias_correction."
+        ),
+    ] = "auto",
+    weight_bits: Annotated[
+        int, typer.Option(min=7, max=8, help="7 cannot saturate on x86 without VNNI and costs no speed.")
+    ] = 7,
+    samples: Annotated[int, typer.Option(min=16, help="Cases to calibrate on at most.")] = 256,
+    strata: Annotated[
+        str | None, typer.Option(help="An array of the npz to balance and check calibration by.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Quantize a bare ONNX file to int8 and say what it cost; 2: the model or data is unfit, 5: not whole."""
+    from pastille.cli.quantizing import quantized_with_data, show_quantized
+    from pastille.cli.shown import as_data
+
+    found = quantized_with_data(
+        model,
+        data,
+        output,
+        calibration=calibration,
+        percentile=percentile,
+        recover=recover,
+        bits=weight_bits,
+        samples=samples,
+        strata=strata,
+        seed=seed,
+        threads=threads or 1,
+        progress=progress(quiet=quiet),
+    )
+    if as_json:
+        show_json(as_data(found))
+    else:
+        show_quantized(found)
 
 
 @app.command(

@@ -15,7 +15,14 @@ import onnx
 from pastille.errors import CalibrationError
 from pastille.files import produce_atomic
 from pastille.quantization.output import answering_nodes, float_output
-from pastille.quantization.ranges import Batches, Range, minmax, observer, percentile
+from pastille.quantization.placement import (
+    answer_in_float_,
+    fuse_silus_,
+    quantize_before_padding_,
+    stays_float,
+)
+from pastille.quantization.ranges import Batches, Range, estimated, observer
+from pastille.quantization.rewrites import rewritten
 from pastille.recipe import Quantize
 from pastille.references import one_line
 
@@ -50,15 +57,27 @@ def quantize_static(source: Path, target: Path, calibration: Batches, settings: 
         Jacob et al., CVPR 2018, arXiv:1712.05877 (affine scheme).
         Nagel et al., 2021, arXiv:2106.08295 (calibration).
     """
-    model = onnx.shape_inference.infer_shapes(onnx.load(source, load_external_data=False))
+    model = onnx.shape_inference.infer_shapes(rewritten(onnx.load(source, load_external_data=False)))
     observe = observer(model)
-    if settings.calibration == "minmax":
-        ranges = minmax(observe, calibration)
-    else:
-        ranges = percentile(observe, calibration, settings.percentile)
-    quantized = float_output(_with_qdq(model, ranges, bits=settings.weight_bits))
+    ranges = estimated(observe, calibration, settings.calibration, q=settings.percentile)
+    quantized = with_ranges(model, ranges, bits=settings.weight_bits)
     data = quantized.SerializeToString(deterministic=True)
     produce_atomic(target, lambda draft: draft.write_bytes(data))
+
+
+def with_ranges(model: Any, ranges: dict[str, Range], *, bits: int) -> Any:
+    """Quantize by ranges that are known; see `quantize_static`.
+
+    Args:
+        model: A float ``onnx.ModelProto`` with inferred types; not modified.
+        ranges: Of every tensor that is quantized.
+        bits: Of the weights, 7 or 8.
+    """
+    quantized = float_output(_with_qdq(model, ranges, bits=bits))
+    fuse_silus_(quantized)
+    answer_in_float_(quantized)
+    quantize_before_padding_(quantized)
+    return quantized
 
 
 def _with_qdq(model: Any, ranges: dict[str, Range], *, bits: int) -> Any:
@@ -78,7 +97,9 @@ def _with_qdq(model: Any, ranges: dict[str, Range], *, bits: int) -> Any:
             nodes_to_quantize=[],
             # The quantizer drops a Relu or Clip that it finds expressed by the range after it; a float
             # output has no such range.
-            nodes_to_exclude=[node.name for node in answering_nodes(model.graph)],
+            nodes_to_exclude=[
+                node.name for node in (*answering_nodes(model.graph), *stays_float(model.graph))
+            ],
             op_types_to_quantize=list(INT8_OPERATORS),
             extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
         )

@@ -1,0 +1,174 @@
+"""``pastille quantize``: a bare ONNX file and some inputs to an int8 file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+
+from pastille.cli.console import out, strangers_aside
+from pastille.cli.shown import bytes_text, conditions_text, speed_interval_text, speed_text
+from pastille.data.npz import Rows, load_archive
+from pastille.data.split import Split, batches
+from pastille.devices import this_machine
+from pastille.errors import DataError, UsageError
+from pastille.measure.latency import compare
+from pastille.quantization.ranges import ESTIMATORS
+from pastille.quantization.recovery import TECHNIQUES, Choice
+from pastille.quantization.standalone import Quantized, quantize_file, readable
+from pastille.runtime import ONNXRUNTIME, load
+from pastille.values import Kind, Speedup
+
+if TYPE_CHECKING:
+    from pastille.progress import Progress
+
+RECOVERIES = ("auto", "none", *TECHNIQUES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeResult:
+    """What the command shows."""
+
+    file: str
+    quantized: Quantized
+    speedup: Speedup  # over the float file, at batch 1 or the only one that it takes
+
+
+def quantized_with_data(
+    model: Path,
+    data: Path,
+    output: Path | None,
+    *,
+    calibration: str,
+    percentile: float,
+    recover: str,
+    bits: int,
+    samples: int,
+    strata: str | None,
+    seed: int,
+    threads: int,
+    progress: Progress,
+) -> QuantizeResult:
+    """Quantize a file, and time it against the one it was made from.
+
+    Raises:
+        UsageError: An option, the model or the data cannot be used.
+        IntegrityError: The file is not a self-contained ONNX model.
+    """
+    choice, search = _asked(calibration, percentile, recover, bits)
+    for file, what in ((model, "MODEL"), (data, "--data")):
+        if not file.is_file():
+            raise UsageError(f"there is no file {file}; {what} must be an existing file")
+    readable(model)  # before the data is read: a refusal should not take minutes
+    with strangers_aside():
+        cases, kind = _cases(model, data, strata, progress)
+    target = output or model.with_suffix(".int8.onnx")
+    made = quantize_file(
+        model,
+        target,
+        cases,
+        choice=choice,
+        search=search,
+        samples=samples,
+        kind=kind,
+        seed=seed,
+        progress=progress,
+    )
+    speedup = _speedup(model, target, cases, threads, progress)
+    return QuantizeResult(file=str(target), quantized=made, speedup=speedup)
+
+
+def _asked(calibration: str, percentile: float, recover: str, bits: int) -> tuple[Choice, bool]:
+    """How to start, and whether to search from there."""
+    if calibration not in ESTIMATORS:
+        raise UsageError(f"--calibration must be one of {', '.join(ESTIMATORS)}, got {calibration!r}")
+    names = {name.strip() for name in recover.split(",")}
+    if not names <= set(RECOVERIES) or (len(names) > 1 and names & {"auto", "none"}):
+        raise UsageError(
+            f"--recover must be auto, none, or some of {', '.join(TECHNIQUES)} with commas, got {recover!r}"
+        )
+    techniques = frozenset(name for name in TECHNIQUES if name in names)
+    estimator = next(name for name in ESTIMATORS if name == calibration)
+    choice = Choice(techniques=techniques, calibration=estimator, percentile=percentile, bits=bits)
+    return choice, "auto" in names
+
+
+def _cases(model: Path, data: Path, strata: str | None, progress: Progress) -> tuple[Split, Kind]:
+    if data.suffix in (".yaml", ".yml"):
+        if strata is not None:
+            raise UsageError("--strata is for an npz file; a recipe names strata in its data section")
+        from pastille.data.load import read_splits
+        from pastille.recipe import read_recipe
+
+        recipe = read_recipe(data)
+        return read_splits(recipe, data.parent, progress=progress).train, recipe.task.kind
+    return _from_archive(model, data, strata), "custom"
+
+
+def _from_archive(model: Path, data: Path, strata: str | None) -> Split:
+    """The inputs of a model by name; an npz of one array needs no name where the model has one input."""
+    inputs = {spec.name: spec.dtype for spec in load(model).inputs}
+    try:
+        with ZipFile(data) as file:
+            held = [name.removesuffix(".npy") for name in file.namelist()]
+    except (BadZipFile, OSError) as error:
+        raise DataError(f"{data} is neither an npz file of numpy.savez nor a recipe (.yaml)") from error
+    others = [name for name in held if name != strata]
+    if len(inputs) == 1 and len(others) == 1:
+        names = {others[0]: next(iter(inputs))}
+    else:
+        names = {name: name for name in inputs}
+    archive = load_archive(data, [*names, *([] if strata is None else [strata])])
+    arrays: Mapping[str | None, np.ndarray] = {names[name]: archive.arrays[name] for name in names}
+    n = len(next(iter(arrays.values())))
+    column = None if strata is None else np.array(archive.column(strata))
+    return Split(inputs=Rows(arrays, np.arange(n)), targets=np.zeros(n, np.int64), strata=column)
+
+
+def _speedup(model: Path, target: Path, cases: Split, threads: int, progress: Progress) -> Speedup:
+    before, after = load(model, threads=threads), load(target, threads=threads)
+    batch = next(batches(cases.inputs, range(before.fixed_batch or 1), before.fixed_batch or 1))
+    here = this_machine(threads=threads, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version)
+    (found,) = (
+        compare(before, after, batch, conditions=here) for _ in progress.track(range(1), what="timing")
+    )
+    return found
+
+
+def show_quantized(result: QuantizeResult) -> None:
+    """Size, kernels, error, speed, and what was tried."""
+    made, speed = result.quantized, result.speedup
+    share = made.bytes_before / made.bytes_after
+    sized = f"{share:.2f}× smaller" if share >= 1 else f"{1 / share:.2f}× LARGER"
+    out.print(f"[bold]{result.file}[/]")
+    size = f"{bytes_text(made.bytes_before)} → {bytes_text(made.bytes_after)}"
+    out.print(f"  size      {size} ({sized})", markup=False)
+    for kind, counts in (("int8", made.operators.int8), ("float", made.operators.floating)):
+        listed = ", ".join(f"{count} {op}" for op, count in counts.items()) or "none"
+        out.print(f"  in {kind:<6} {listed}", markup=False)
+    out.print(f"  error     {_error_text(result)}", markup=False)
+    interval = speed_interval_text(speed.interval)
+    out.print(f"  speed     {speed_text(speed.ratio)} at batch {speed.batch} ({interval})", markup=False)
+    out.print(f"  made by   {made.choice.words}, from {made.calibrated} cases", markup=False)
+    for line in _remarks(made):
+        out.print(f"  {line}", markup=False)
+    out.print(f"  {conditions_text(speed.conditions)}", markup=False)
+
+
+def _error_text(result: QuantizeResult) -> str:
+    found = result.quantized.deviation
+    same = "" if found.same_decisions is None else f", {100 * found.same_decisions:.1f} % decided alike"
+    return (
+        f"{found.sqnr_db:.1f} dB below the signal, at most {found.max_abs_error:.3g}{same}, "
+        f"on {found.cases} held-out cases"
+    )
+
+
+def _remarks(made: Quantized) -> list[str]:
+    tried = made.recovery.trials if made.recovery else ()
+    lines = [f"tried     {t.what}: {t.sqnr_db:.1f} dB{', kept' if t.kept else ''}" for t in tried]
+    return lines + [f"warning   {text}" for text in (made.coverage.warnings if made.coverage else ())]

@@ -1,0 +1,288 @@
+"""An ONNX file and some inputs in, an int8 file and an account of it out: no PyTorch code is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+import onnx
+
+from pastille.data.sampler import MIN_CALIBRATION, calibration_indices
+from pastille.data.split import Split, batches, named
+from pastille.errors import CalibrationError, DataError, PreconditionError, UsageError
+from pastille.files import produce_atomic
+from pastille.progress import SILENT, Progress
+from pastille.quantization.conversion import MIN_OPSET, float_model
+from pastille.quantization.coverage import Coverage, coverage, ranges_of
+from pastille.quantization.ranges import observer
+from pastille.quantization.recovery import Choice, Recovery, prepared, quantized_by, recovered
+from pastille.quantization.recovery.auto import answers, sqnr_db
+from pastille.references import one_line
+from pastille.runtime import UNKNOWN_DIM, Operators, Session, check_self_contained, load, optimized_operators
+from pastille.values import Kind
+
+CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan"})
+
+Batch = dict[str, np.ndarray]
+
+_BATCH = 32
+_CHECKED = 256  # held-out cases at most
+_LEAST_CHECKED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deviation:
+    """How far the int8 file's answers lie from the float file's, on cases that calibrated neither."""
+
+    cases: int
+    sqnr_db: float  # how far the error lies below what the outputs vary by
+    max_abs_error: float
+    same_decisions: float | None  # share of cases; None where the first output is no row of scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What `quantize_file` made.
+
+    Attributes:
+        calibrated: Cases that the ranges come from.
+        choice: How the file was made.
+        recovery: What was tried; None where nothing was searched.
+        bytes_before: Size of the float file.
+        bytes_after: Size of the int8 file.
+        operators: What ONNX Runtime runs in int8 here, and what not.
+        deviation: From the float file.
+        coverage: Whose values are clipped; None without strata and groups.
+    """
+
+    calibrated: int
+    choice: Choice
+    recovery: Recovery | None
+    bytes_before: int
+    bytes_after: int
+    operators: Operators
+    deviation: Deviation
+    coverage: Coverage | None
+
+
+def quantize_file(
+    source: Path,
+    target: Path,
+    cases: Split,
+    *,
+    choice: Choice,
+    search: bool = True,
+    samples: int = 256,
+    kind: Kind = "custom",
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Quantized:
+    """Quantize a bare ONNX file to int8 with the inputs at hand.
+
+    Three quarters of the cases at most calibrate, balanced over label and stratum; the others tell how far
+    the int8 file's answers lie from the float file's.
+
+    Args:
+        source: A float ONNX file.
+        target: Written whole or not at all; self-contained.
+        cases: Inputs, and strata and groups where they are known; at least 20.
+        choice: How, or what a search starts from.
+        search: Try what wins accuracy back, and keep what does.
+        samples: Cases to calibrate on at most.
+        kind: Of the task, which says how ``cases.targets`` are balanced; ``custom`` has none.
+        seed: Of the sample.
+        progress: Shows each step.
+
+    Raises:
+        IntegrityError: The file is missing, not an ONNX model, or keeps weights in another file.
+        PreconditionError: It is quantized already, holds control flow or unknown domains, or has nothing
+            to run in int8.
+        DataError: The inputs do not fit the file.
+        CalibrationError: They are too few, or they or the activations are not finite.
+        UsageError: ``target`` is ``source``.
+        OutputError: The file cannot be written.
+    """
+    if source.resolve() == target.resolve():
+        raise UsageError(f"the int8 file must not replace the float file {source}; give another --output")
+    model = readable(source)
+    session = load(source)
+    check_inputs(session, cases, source.name)
+    rows, rest = _parted(cases, samples, kind, seed)
+    fit, held = (_read(cases, part, session.fixed_batch, progress) for part in (rows, rest))
+    graph, account = prepared(model), None
+    if search:
+        quantized, account = recovered(graph, lambda: fit, choice, progress=progress)
+    else:
+        quantized = quantized_by(graph, lambda: fit, choice)
+    data = quantized.SerializeToString(deterministic=True)
+    produce_atomic(target, lambda draft: _write_checked(draft, data, source.name))
+    return Quantized(
+        calibrated=len(rows),
+        choice=account.choice if account else choice,
+        recovery=account,
+        bytes_before=source.stat().st_size,
+        bytes_after=len(data),
+        operators=optimized_operators(target),
+        deviation=_deviation(answers(graph, lambda: held), answers(quantized, lambda: held)),
+        coverage=_coverage(graph, quantized, cases, rest, held),
+    )
+
+
+def readable(source: Path) -> Any:
+    """A float ONNX file that static quantization can start from, in opset 18 or later.
+
+    Args:
+        source: The file; an older opset is raised.
+
+    Raises:
+        IntegrityError: It is missing, not an ONNX model, or keeps weights in another file.
+        PreconditionError: It is quantized already, uses unknown domains or control flow, is not in single
+            precision, or its opset cannot be raised.
+    """
+    check_self_contained(source)
+    old = onnx.load(source, load_external_data=False)
+    flow = next((node for node in old.graph.node if node.op_type in CONTROL_FLOW), None)
+    if flow is not None:
+        raise PreconditionError(
+            f"{source.name} holds the dynamic control flow {flow.op_type!r} ({flow.name or 'unnamed'}): "
+            "its ranges depend on the case; export the branch that is used alone"
+        )
+    half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    other = next((t for t in old.graph.initializer if t.data_type in half), None)
+    if other is not None:
+        kind = onnx.TensorProto.DataType.Name(other.data_type).lower()
+        raise PreconditionError(
+            f"{source.name} must hold weights in single precision, but {other.name!r} is {kind}; "
+            "start from the float32 file"
+        )
+    with TemporaryDirectory(prefix="pastille-") as folder:
+        return float_model(_raised(old, source, Path(folder)))
+
+
+def _raised(old: Any, source: Path, folder: Path) -> Path:
+    """A copy in a newer opset, under the same name; the file itself where it is new enough."""
+    opset = next((o.version for o in old.opset_import if o.domain in {"", "ai.onnx"}), MIN_OPSET)
+    domains = {node.domain for node in old.graph.node} - {"", "ai.onnx"}
+    if opset >= MIN_OPSET or domains:
+        return source
+    from onnx import version_converter
+
+    try:
+        new = version_converter.convert_version(old, MIN_OPSET)
+        onnx.save(new, folder / source.name)
+    except Exception as error:  # the converter raises RuntimeError and its own kinds
+        raise PreconditionError(
+            f"{source.name} is of opset {opset} and cannot be raised to {MIN_OPSET}: {one_line(error)}; "
+            "export it anew"
+        ) from error
+    return folder / source.name
+
+
+def check_inputs(session: Session, cases: Split, name: str) -> None:
+    """Make sure that the first case has what a file takes.
+
+    Raises:
+        DataError: A name, a type or a shape does not fit.
+        CalibrationError: There are no cases.
+    """
+    if not cases.n:
+        raise CalibrationError("calibration needs samples, but the data holds none")
+    first = named(cases.inputs[0])
+    wanted = {spec.name: spec for spec in session.inputs}
+    if set(first) != set(wanted):
+        raise DataError(
+            f"the data must hold the inputs of {name}, {', '.join(sorted(wanted))}, "
+            f"got {', '.join(sorted(first))}"
+        )
+    for key, array in first.items():
+        spec = wanted[key]
+        if array.dtype.name != spec.dtype:
+            raise DataError(f"input {key!r} must be {spec.dtype}, got {array.dtype}")
+        fits = len(array.shape) == len(spec.shape) and all(
+            want in (UNKNOWN_DIM, got) for want, got in zip(spec.shape, array.shape, strict=True)
+        )
+        if not fits:
+            shown = ["any" if size == UNKNOWN_DIM else size for size in spec.shape]
+            raise DataError(
+                f"input {key!r} must have shape ({', '.join(map(str, shown))}), got {array.shape}"
+            )
+
+
+def _parted(cases: Split, samples: int, kind: Kind, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that calibrate, and rows that check."""
+    least = MIN_CALIBRATION + _LEAST_CHECKED
+    if cases.n < least:
+        raise CalibrationError(
+            f"the data must hold at least {least} cases, {MIN_CALIBRATION} to calibrate and {_LEAST_CHECKED} "
+            f"to check, got {cases.n}; 100 to 1000 are usual"
+        )
+    # What checks is drawn first: balancing would leave none of a small stratum for it.
+    order = np.random.default_rng(seed).permutation(cases.n)
+    apart = max(_LEAST_CHECKED, min(_CHECKED, cases.n // 4))
+    rest, free = np.sort(order[:apart]), np.sort(order[apart:])
+    strata = None if cases.strata is None else cases.strata[free]
+    pool = Split(inputs=free, targets=cases.targets[free], strata=strata)
+    return free[calibration_indices(pool, max(MIN_CALIBRATION, samples), seed=seed, kind=kind)], rest
+
+
+def _read(cases: Split, rows: np.ndarray, fixed: int | None, progress: Progress) -> list[Batch]:
+    """The cases in memory; in whole batches where a file takes no others."""
+    size = fixed or _BATCH
+    if fixed and len(rows) < fixed:
+        raise CalibrationError(
+            f"the file takes batches of {fixed} only, but there are {len(rows)} cases for one; bring more, "
+            "or export it with a dynamic batch axis"
+        )
+    used = rows[: len(rows) // fixed * fixed] if fixed else rows
+    read = batches(cases.inputs, used.tolist(), size)
+    found = list(progress.track(read, what="reading", total=-(-len(used) // size)))
+    for number, batch in enumerate(found):
+        for name, array in batch.items():
+            _require_finite(name, array, used[number * size :])
+    return found
+
+
+def _require_finite(name: str, array: np.ndarray, rows: np.ndarray) -> None:
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if not finite.all():
+        raise CalibrationError(
+            f"input {name!r} of case {rows[int(finite.argmin())]} must be finite, but holds NaN or infinity"
+        )
+
+
+def _write_checked(draft: Path, data: bytes, name: str) -> None:
+    """Write the file, and refuse it if nothing of it runs in int8."""
+    draft.write_bytes(data)
+    if not optimized_operators(draft).int8:
+        raise PreconditionError(f"{name} has no operator with an int8 kernel: there is nothing to quantize")
+
+
+def _coverage(
+    graph: Any, quantized: Any, cases: Split, rows: np.ndarray, held: list[Batch]
+) -> Coverage | None:
+    if cases.strata is None and not cases.groups:
+        return None
+    rows = rows[: sum(len(next(iter(batch.values()))) for batch in held)]
+    return coverage(
+        observer(graph),
+        ranges_of(quantized),
+        lambda: held,
+        strata=None if cases.strata is None else cases.strata[rows],
+        groups={name: column[rows] for name, column in cases.groups.items()},
+    )
+
+
+def _deviation(wanted: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> Deviation:
+    first = next(iter(wanted))
+    scores = wanted[first].ndim == 2 and wanted[first].shape[1] > 1
+    same = (wanted[first].argmax(axis=-1) == found[first].argmax(axis=-1)).mean() if scores else None
+    return Deviation(
+        cases=len(wanted[first]),
+        sqnr_db=sqnr_db(wanted, found),
+        max_abs_error=max(float(np.abs(found[name] - wanted[name]).max(initial=0.0)) for name in wanted),
+        same_decisions=None if same is None else float(same),
+    )

@@ -1,0 +1,175 @@
+"""A bare ONNX file and an npz to an int8 file, through the command; and each refusal in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+from quantization_nets import built, to_tensors
+from typer.testing import CliRunner
+
+from pastille.cli.app import app
+from pastille.export import export_onnx
+
+FLOAT = '<ir_version: 10, opset_import: ["" : 18]> g (float[n, 2] x) => (float[n, 2] y) '
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["quantize", *map(str, arguments), "--quiet"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and inputs of it: scanner B, every tenth, is brighter."""
+    path = tmp_path_factory.mktemp("bare")
+    net, data = built("residual")
+    export_onnx(net, to_tensors(data), path / "model.onnx")
+    x = np.random.default_rng(0).normal(size=(80, 3, 8, 8)).astype(np.float32)
+    scanner = np.where(np.arange(80) % 4 == 0, "B", "A")
+    np.savez(path / "calib.npz", pixels=x)
+    np.savez(path / "strata.npz", input=x, scanner=scanner)
+    np.savez(path / "tiny.npz", x[:19])
+    np.savez(path / "empty.npz", x[:0])
+    np.savez(path / "shape.npz", x[:, :2])
+    np.savez(path / "integers.npz", x.astype(np.int64))
+    np.savez(path / "two.npz", a=x, b=x)
+    np.savez(path / "nan.npz", np.where(np.arange(80)[:, None, None, None] == 7, np.nan, x))
+    np.save(path / "array.npy", x)
+    return path
+
+
+def test_a_file_is_quantized_and_told_of(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "int8.onnx"
+    said = run(folder / "model.onnx", "--data", folder / "calib.npz", "-o", target, "--json")
+    assert said.exit_code == 0, said.output
+    found = json.loads(said.stdout)
+    made = found["quantized"]
+    assert found["file"] == str(target)
+    assert made["bytes_after"] == target.stat().st_size
+    assert sum(made["operators"]["int8"].values()) >= 5
+    assert (made["calibrated"], made["deviation"]["cases"]) == (60, 20)
+    assert made["deviation"]["sqnr_db"] > 15
+    assert made["recovery"]["trials"][0]["what"] == "plain"
+    assert found["speedup"]["pairs"] > 1
+    assert any(n.op_type == "QuantizeLinear" for n in onnx.load(target).graph.node)
+
+
+def test_strata_are_covered_and_shown(folder: Path, tmp_path: Path) -> None:
+    arguments = ("--data", folder / "strata.npz", "--strata", "scanner", "--recover", "equalization")
+    said = run(folder / "model.onnx", *arguments, "-o", tmp_path / "i.onnx", "--json")
+    assert said.exit_code == 0, said.output
+    made = json.loads(said.stdout)["quantized"]
+    assert {part["label"] for part in made["coverage"]["worst"]} == {"A", "B"}
+    assert made["choice"]["techniques"] == ["equalization"]
+    assert made["recovery"] is None
+    shown = run(folder / "model.onnx", *arguments, "-o", tmp_path / "i.onnx").stdout
+    assert {"size", "error", "speed", "made"} <= set(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("tiny.npz", "at least 20 cases"),
+        ("empty.npz", "holds none"),
+        ("shape.npz", "must have shape (3, 8, 8)"),
+        ("integers.npz", "must be float32, got int64"),
+        ("two.npz", "has no array 'input'"),
+        ("nan.npz", "of case 7 must be finite"),
+        ("array.npy", "neither an npz"),
+        ("missing.npz", "there is no file"),
+    ],
+)
+def test_unfit_data_is_one_line(folder: Path, tmp_path: Path, data: str, words: str) -> None:
+    said = run(folder / "model.onnx", "--data", folder / data, "-o", tmp_path / "int8.onnx")
+    assert said.exit_code == 2
+    assert words in said.stderr
+    assert said.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def external(model: Any, path: Path) -> None:
+    (weight,) = model.graph.initializer
+    weight.CopyFrom(
+        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight), weight.name)
+    )  # raw bytes
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="weights")
+
+
+def with_domain(model: Any, path: Path) -> None:
+    model.graph.node[0].domain = "my.company"
+    model.opset_import.append(onnx.helper.make_opsetid("my.company", 1))
+    onnx.save(model, path)
+
+
+W = "<float[2, 2] w = {1.0, 2.0, 3.0, 4.0}> "
+LOOSE = '<ir_version: 10, opset_import: ["" : 18]> g (float[n, 2] x, bool c) => (float[n, 2] y) '
+
+
+@pytest.mark.parametrize(
+    ("body", "save", "code", "words"),
+    [
+        (W + "{ y = MatMul(x, w) }", external, 5, "external data"),
+        (W + "{ y = MatMul(x, w) }", with_domain, 2, "unknown domain 'my.company'"),
+        (
+            "<float s = {1.0}> { q = QuantizeLinear(x, s)  y = DequantizeLinear(q, s) }",
+            onnx.save,
+            2,
+            "already",
+        ),
+        ("{ y = Erf(x) }", onnx.save, 2, "no operator with an int8 kernel"),
+    ],
+)
+def test_an_unfit_model_is_one_line(tmp_path: Path, body: str, save: Any, code: int, words: str) -> None:
+    save(parser.parse_model(FLOAT + body), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32))
+    said = run(tmp_path / "m.onnx", "--data", tmp_path / "x.npz")
+    assert said.exit_code == code, said.output
+    assert words in said.stderr
+    assert said.stderr.count("\n") == 1
+
+
+def test_control_flow_is_one_line(tmp_path: Path) -> None:
+    body = "{ y = If(c) <then_branch = a () => (float[n, 2] t) { t = Relu(x) },"
+    body += " else_branch = b () => (float[n, 2] e) { e = Neg(x) }> }"
+    onnx.save(parser.parse_model(LOOSE + body), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.zeros((40, 2), np.float32), c=np.zeros((40, 1), bool))
+    said = run(tmp_path / "m.onnx", "--data", tmp_path / "x.npz")
+    assert (said.exit_code, said.stderr.count("\n")) == (2, 1)
+    assert "dynamic control flow 'If'" in said.stderr
+
+
+def test_an_old_opset_is_raised(tmp_path: Path) -> None:
+    model = parser.parse_model(
+        FLOAT.replace("18", "13") + W + "{ h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, w) }"
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32))
+    said = run(tmp_path / "m.onnx", "--data", tmp_path / "x.npz", "--recover", "none")
+    assert said.exit_code == 0, said.output
+    assert (tmp_path / "m.int8.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--recover", "auto,rounding", "--recover must be"),
+        ("--recover", "magic", "got 'magic'"),
+        ("--calibration", "median", "--calibration must be one of minmax"),
+    ],
+)
+def test_unknown_options_are_named(folder: Path, option: str, value: str, words: str) -> None:
+    said = run(folder / "model.onnx", "--data", folder / "calib.npz", option, value)
+    assert said.exit_code == 2
+    assert words in said.stderr
+
+
+def test_the_float_file_is_never_replaced(folder: Path) -> None:
+    before = (folder / "model.onnx").read_bytes()
+    said = run(folder / "model.onnx", "--data", folder / "calib.npz", "-o", folder / "model.onnx")
+    assert said.exit_code == 2
+    assert (folder / "model.onnx").read_bytes() == before
