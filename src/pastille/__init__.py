@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from pastille.recipe import read_recipe as read_recipe
     from pastille.runner.run import run as run
     from pastille.values import Cases as Cases
+    from pastille.values import CustomMetric as CustomMetric
     from pastille.values import Preprocessing as Preprocessing
     from pastille.values import Verdict as Verdict
 
 _PLACES = {
     "Bundle": ("pastille.bundle", "Bundle"),
     "Cases": ("pastille.values", "Cases"),
+    "CustomMetric": ("pastille.values", "CustomMetric"),
     "Preprocessing": ("pastille.values", "Preprocessing"),
     "Quantize": ("pastille.recipe", "Quantize"),
     "Recipe": ("pastille.recipe", "Recipe"),
@@ -49,6 +51,7 @@ _PLACES = {
 __all__ = [
     "Bundle",
     "Cases",
+    "CustomMetric",
     "Preprocessing",
     "Quantize",
     "Recipe",

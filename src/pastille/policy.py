@@ -73,9 +73,12 @@ TIERS = MappingProxyType(
     }
 )
 
+_LEAST_CONFIDENCE = 0.95
 _SIGNED = "or say who permits it and why: requirements.override: {by, reason}"
 _SHARES = ("accuracy", "balanced_accuracy", "precision", "f1", "auroc", "average_precision")
 # Metrics that a limit can be set on; the first ones are judged even where none is set.
+# Their limits are shares of the targets' standard deviation.
+IN_DEVIATIONS = ("rmse", "mae", "bias")
 _JUDGED: dict[str, tuple[str, ...]] = {
     "binary": ("accuracy",),
     "multiclass": ("accuracy",),
@@ -92,18 +95,12 @@ _MORE: dict[str, tuple[str, ...]] = {
     "segmentation": ("iou", "pixel_accuracy"),
     "custom": (),
 }
+KNOWN_METRICS = frozenset({name for names in (*_JUDGED.values(), *_MORE.values()) for name in names})
 _OF_A_CLASS: dict[str, tuple[str, ...]] = {
     "multiclass": ("recall", "specificity", "precision", "f1", "auroc", "average_precision"),
     "binary": ("recall",),
     "multilabel": (*_SHARES, "sensitivity", "specificity"),
     "segmentation": ("dice", "iou"),
-}
-_OF_A_GROUP: dict[str, tuple[str, ...]] = {
-    "binary": ("accuracy", "sensitivity", "specificity", "auroc"),
-    "multiclass": ("accuracy", "sensitivity", "specificity"),
-    "multilabel": ("sensitivity", "specificity", "accuracy"),
-    "regression": ("rmse", "bias"),
-    "segmentation": ("dice",),
 }
 
 
@@ -153,9 +150,7 @@ def _fairness(recipe: Recipe, overall: Mapping[str, float]) -> FairnessLimits | 
     asked = recipe.requirements.fairness
     if asked is None:
         return None
-    of_groups = _OF_A_GROUP.get(recipe.task.kind, ())
-    inherited = {name: limit for name, limit in overall.items() if name in of_groups}
-    return asked.model_copy(update={"max_drop": inherited | asked.max_drop})
+    return asked.model_copy(update={"max_drop": {**overall, **asked.max_drop}})
 
 
 def limits(recipe: Recipe) -> dict[str, float]:
@@ -215,7 +210,7 @@ def check(recipe: Recipe) -> None:
         Traceback (most recent call last):
         pastille.errors.RecipeError: requirements.max_drop.r2 must be at most 1 % at risk tier 'high', got ...
     """
-    problems = [*_limit_problems(recipe), *_plan_problems(recipe)]
+    problems = [*_limit_problems(recipe), *_confidence_problems(recipe), *_plan_problems(recipe)]
     if problems:
         raise RecipeError("; ".join(text for _, text in problems), key=problems[0][0])
 
@@ -259,12 +254,9 @@ def _limit_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     of_class = _OF_A_CLASS.get(kind, ())
     yield from _drop_problems("requirements.max_class_drop", asked.max_class_drop, of_class, recipe)
     if asked.fairness is not None:
-        of_group = _OF_A_GROUP.get(kind, ())
-        yield from _drop_problems("requirements.fairness.max_drop", asked.fairness.max_drop, of_group, recipe)
+        drops, allowed = asked.fairness.max_drop, _judgeable(recipe)
+        yield from _drop_problems("requirements.fairness.max_drop", drops, allowed, recipe)
         yield from _undecided_problems(recipe, asked.fairness)
-        if not of_group:
-            text = f"does not fit a {kind} task, whose metric is your own; leave it out"
-            yield "requirements.fairness", f"requirements.fairness {text}"
     if asked.calibration is not None and kind not in ("binary", "multiclass", "multilabel"):
         text = f"does not fit a {kind} task, which gives no probabilities; leave it out"
         yield "requirements.calibration", f"requirements.calibration {text}"
@@ -280,7 +272,18 @@ def _drop_problems(
             yield key, f"{key} {_unfit(metric, recipe, allowed)}"
         elif limit > tier.max_drop and recipe.requirements.override is None:
             most = f"{_percent(tier.max_drop)} at risk tier {tier.risk!r}"
-            yield key, f"{key} must be at most {most}, got {_percent(limit)}; tighten it{_looser(limit)}"
+            unit = " of the targets' standard deviation" if metric in IN_DEVIATIONS else ""
+            got = f"{_percent(limit)}{unit}"
+            yield key, f"{key} must be at most {most}, got {got}; tighten it{_looser(limit)}"
+
+
+def _confidence_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """A lower confidence approves what the tier would not."""
+    asked = recipe.requirements
+    if asked.confidence < _LEAST_CONFIDENCE and asked.override is None:
+        key = "requirements.confidence"
+        least = _percent(_LEAST_CONFIDENCE)
+        yield key, f"{key} must be at least {least}, got {_percent(asked.confidence)}; raise it, {_SIGNED}"
 
 
 def _undecided_problems(recipe: Recipe, asked: FairnessLimits) -> Iterator[tuple[str, str]]:
@@ -296,13 +299,13 @@ def _undecided_problems(recipe: Recipe, asked: FairnessLimits) -> Iterator[tuple
 
 def _unfit(metric: str, recipe: Recipe, allowed: tuple[str, ...]) -> str:
     """Why a metric cannot be judged, what can, and what to do."""
-    known = {name for names in (*_JUDGED.values(), *_MORE.values()) for name in names}
     shown = f"allowed: {', '.join(allowed) or 'none'}"
-    if metric in ("sensitivity", "specificity") and recipe.task.kind in ("binary", "multiclass"):
+    without = not recipe.task.positive_classes
+    if metric in ("sensitivity", "specificity") and recipe.task.kind in ("binary", "multiclass") and without:
         return (
             f"needs task.positive, the labels that must not be missed; give them, or leave it out ({shown})"
         )
-    if metric not in known:
+    if metric not in KNOWN_METRICS:
         close = difflib.get_close_matches(metric, allowed, n=1, cutoff=0.7)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"is not a metric that can be judged; {hint}{shown}"
@@ -347,6 +350,8 @@ def _loosened(recipe: Recipe, most: float) -> Iterator[str]:
     }
     for section, drops in sections.items():
         yield from (f"{section}.{name} {_percent(limit)}" for name, limit in drops.items() if limit > most)
+    if asked.confidence < _LEAST_CONFIDENCE:
+        yield f"confidence {_percent(asked.confidence)}"
     if asked.fairness and asked.fairness.undecided == "report" and asked.risk in ("critical", "high"):
         yield "groups that the cases cannot decide are only reported"
 

@@ -24,7 +24,7 @@ from pastille.data.split import Split, Splits, collate
 from pastille.devices import this_machine
 from pastille.errors import RecipeError, UsageError
 from pastille.files import sha256_file, write_atomic
-from pastille.gates import judge_latency, judge_size, verdict
+from pastille.gates import judge_int8_share, judge_latency, judge_size, verdict
 from pastille.gates.findings import Findings
 from pastille.gates.judge import judge_answers
 from pastille.gates.stress import invariance_check, stress_checks
@@ -33,6 +33,7 @@ from pastille.measure.changed import FILE, list_changed
 from pastille.measure.evaluate import answer
 from pastille.measure.invariance import invariance
 from pastille.measure.latency import time_calls
+from pastille.measure.profile import kernels_if_possible
 from pastille.measure.stress import stress
 from pastille.openings import LEDGER, Opening, earlier_looks, record_opening, sketch
 from pastille.progress import SILENT, Progress
@@ -48,11 +49,12 @@ from pastille.record import (
     write_record,
 )
 from pastille.report import write_report
-from pastille.runtime import ONNXRUNTIME, Session
+from pastille.runtime import ONNXRUNTIME, Session, load
 from pastille.stats.metrics import score
 from pastille.stats.threshold import choose_threshold
 from pastille.values import Cases, Check, CustomMetric, Evidence, Status, TensorSpec, Verdict, to_json
 
+VERDICT = "verdict.json"
 _INVARIANCE_CASES = 64
 JudgedSplit = Literal["validation", "test"]
 
@@ -172,7 +174,11 @@ def _material(
 def _beside(given: _Material, cases: Cases, recipe: Recipe, base: Path, progress: Progress) -> Findings:
     """What is judged beside the answers: size, latency, invariance, stress."""
     splits, sessions = given.splits, given.sessions
-    checks = (*size_checks(given.files, recipe), *latency_checks(sessions, splits, recipe, progress))
+    checks = (
+        *size_checks(given.files, recipe),
+        *latency_checks(sessions, splits, recipe, progress),
+        *int8_checks(given.files["candidate"], splits, recipe),
+    )
     file, specs = given.files["candidate"], given.inspection.inputs
     return (
         Findings(checks=checks)
@@ -227,8 +233,11 @@ def write_validation(found: Validation, folder: Path) -> Validation:
         The same, with the list of changed cases named in the evidence.
 
     Raises:
+        UsageError: The folder holds a verdict already: evidence is not overwritten.
         OutputError: The folder cannot be written.
     """
+    if (folder / VERDICT).exists():
+        raise UsageError(f"{folder} holds a verdict already; name another folder, or move it away")
     said, evidence = found.verdict, found.verdict.evidence
     counted = evidence.disagreement if evidence else None
     if evidence and counted and list_changed(folder / FILE, *found.answers, found.cases):
@@ -239,7 +248,7 @@ def write_validation(found: Validation, folder: Path) -> Validation:
     )
     record = replace(found.record, events=events)
     write_record(record, folder / "run.json")
-    write_atomic(folder / "verdict.json", to_json(said) + b"\n")
+    write_atomic(folder / VERDICT, to_json(said) + b"\n")
     write_report(record, folder / "report.html")
     return replace(found, record=record, verdict=said)
 
@@ -332,6 +341,18 @@ def size_checks(files: Mapping[str, Path], recipe: Recipe) -> Iterator[Check]:
     if limit is not None:
         before, after = (files[name].stat().st_size for name in ("baseline", "candidate"))
         yield judge_size(after, limit, baseline_bytes=before)
+
+
+def int8_checks(file: Path, splits: Splits, recipe: Recipe) -> Iterator[Check]:
+    """Hold what the candidate runs in int8 against the least that was asked, if anything was."""
+    limit = recipe.requirements.min_int8_share
+    if limit is None:
+        return
+    threads, session, inputs = recipe.measure.threads, load(file), splits.validation.inputs
+    one = collate([inputs[i % len(inputs)] for i in range(session.fixed_batch or 1)])
+    if len(session.inputs) == len(one) == 1:  # by whatever name
+        one = {session.inputs[0].name: next(iter(one.values()))}
+    yield judge_int8_share(kernels_if_possible(file, one, threads=threads), limit)
 
 
 def latency_checks(

@@ -10,7 +10,7 @@ SHARES = frozenset(
         *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "recall", "precision", "f1"),
         *("auroc", "average_precision", "exact_match", "dice", "iou", "pixel_accuracy"),
         *("underdiagnosis", "ece"),
-        *("equalized odds difference", "equal opportunity gap", "underdiagnosis gap", "accuracy gap"),
+        *("equalized odds difference", "equal opportunity gap", "accuracy gap"),
         *("dice gap", "sensitivity gap", "specificity gap"),
     }
 )
@@ -58,6 +58,27 @@ def cases_of(metric: str) -> str:
         ('cases', 'cases of a positive class')
     """
     return _CASES.get(metric, "cases")
+
+
+def many(count: int) -> str:
+    """A number in a sentence: from 10,000 on with commas.
+
+    Example:
+        >>> many(1740), many(15698)
+        ('1740', '15,698')
+    """
+    return f"{count:,}" if count >= 10_000 else str(count)
+
+
+def counted(count: int, metric: str = "") -> str:
+    """How many cases, in a sentence.
+
+    Example:
+        >>> counted(1), counted(300, "sensitivity")
+        ('1 case', '300 cases of a positive class')
+    """
+    kind = cases_of(metric)
+    return f"{many(count)} {kind.replace('cases', 'case', 1) if count == 1 else kind}"
 
 
 def place(where: Mapping[str, str]) -> str:

@@ -11,11 +11,11 @@ import pytest
 from pastille.cli.power import (
     CasesGiven,
     CasesNeeded,
-    RecipeOutlook,
     power_json,
     power_report,
     show_power,
 )
+from pastille.cli.power_recipe import RecipeOutlook, conclusion
 from pastille.errors import UsageError
 from pastille.progress import SILENT
 from pastille.stats.power import exact_cases_needed
@@ -74,7 +74,7 @@ def test_one_figure(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(found, CasesNeeded)
     assert [row.cases for row in found.rows] == [1740]
     text = shown(found, capsys)
-    assert "1,740 cases show that no more than 1 % is lost, if the models disagree on 2 % of them" in text
+    assert "1740 cases show that no more than 1 % is lost, if the models disagree on 2 % of them" in text
     assert "a chance of 80 % that the 95 % interval approves a candidate as good as the baseline" in text
 
 
@@ -104,7 +104,7 @@ def test_given_cases(capsys: pytest.CaptureFixture[str]) -> None:
     assert row.smallest_limit == pytest.approx(0.0135, abs=1e-4)
     assert list(row.power) == ["0.5 %", "1 %", "2 %", "5 %"]
     text = shown(found, capsys)
-    assert "What 1,000 cases can prove" in text
+    assert "What 1000 cases can prove" in text
     assert "1.35 %" in text
     assert "98.3 %" in text
 
@@ -118,7 +118,49 @@ def test_a_recipe_is_read_without_its_inputs(recipe: Path, capsys: pytest.Captur
     assert "✓ accuracy: 2000 cases can show a loss of at most 2 points" in text
     assert "? sensitivity: 500 cases of a positive class can show" in text
     assert "✗ sensitivity of sex female: 100 cases of a positive class cannot" in text
-    assert "AUROC: not foretold" in text
+    assert "✗ equalized odds difference between groups of sex cannot be approved even if no" in text
+    assert "not foretold, as it depends on the answers: AUROC, AUROC of every group" in text
+    last = " ".join(text.splitlines()[-2:])
+    assert "power: with these cases cannot be approved, even if no decision changes: on validation" in text
+    assert "on test, sensitivity of sex female" in last
+
+
+def test_what_is_asked_of_validation_is_said_of_validation(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["requirements.stress.max_extra_drop=10 %", "requirements.calibration.max_ece_increase=5 %"]
+    found = report(recipe, overrides=overrides)
+    text = shown(found, capsys)
+    assert text.count("✓ accuracy under perturbed inputs can be approved within 10 points") == 1
+    assert text.count("✗ sensitivity under perturbed inputs cannot be approved") == 1
+    assert text.count("expected calibration error") == 2
+    assert "sensitivity under perturbed inputs" in found.splits[0].hopeless
+
+
+def test_a_limit_of_zero_is_shown(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(report(recipe, overrides=["requirements.max_drop.sensitivity=0"]), capsys)
+    assert text.count("✗ sensitivity: no number of cases can show a loss of at most 0 points") == 2
+
+
+def test_what_can_be_approved_is_said_last(recipe: Path) -> None:
+    recipe.write_text(
+        RECIPE.replace("  fairness: {by: [sex]}\n", "").replace("  max_drop: {auroc: 1 %}\n", "")
+    )
+    data = recipe.parent / "data.py"
+    data.write_text(DATA.replace("validation=split(100, 1)", "validation=split(400, 1)"))
+    found = report(recipe, overrides=["requirements.risk=low"])
+    assert conclusion(found) == "power: every limit can be approved with these cases if few decisions change"
+    beside = report(recipe, overrides=["requirements.risk=low", "requirements.max_drop.auroc=1 %"])
+    assert conclusion(beside).startswith("power: every limit that is foretold can be approved")
+
+
+def test_beyond_the_exact_sum_figures_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(report(limit="0.01 %", discordance="90 %"), capsys)
+    assert text.startswith("about 706,399,177 cases show")
+    text = shown(report(limit="1 %", cases=100_000_000, discordance="0 %"), capsys)
+    assert text.startswith("What 100,000,000 cases can prove, about, by how often")
+    assert "0.0000038 %" in text
+    assert "What 1 case can prove" in shown(report(cases=1), capsys)
 
 
 def test_json_has_the_sentences(recipe: Path) -> None:
@@ -127,7 +169,9 @@ def test_json_has_the_sentences(recipe: Path) -> None:
     assert data["discordance"] == 0.01
     test = data["splits"][1]
     assert test["split"] == "test"
-    assert test["unforeseeable"] == ["auroc"]
+    assert test["unforeseeable"] == ["auroc", "AUROC of every group"]
+    assert test["unchanged"][0]["sentence"].startswith("equalized odds difference between groups of sex")
+    assert data["conclusion"].startswith("power: with these cases cannot be approved")
     first = test["outlooks"][0]
     assert first["asked"]["metric"] == "accuracy"
     assert first["sentence"].startswith("accuracy: 2000 cases can show")
@@ -145,12 +189,21 @@ def test_a_recipe_may_be_overridden(recipe: Path) -> None:
     [
         ({"limit": "many"}, "--limit must be a quantity such as '1 %', got 'many'"),
         ({"limit": "0"}, "--limit must be above 0"),
-        ({"limit": "101 %"}, "--limit must be between 0 and 100 %, got 101 %"),
+        ({"limit": "101 %"}, "--limit must be between 0.01 % and 50 %, got 101 %"),
+        (
+            {"limit": "1"},
+            "--limit must be between 0.01 % and 50 %, got 1, which is 100 %; '1 %' was probably meant",
+        ),
+        ({"limit": "0.001 %", "discordance": "10 %"}, "--limit must be between 0.01 % and 50 %, got 0.001 %"),
+        (
+            {"cases": 1_000_000_000},
+            "--cases must be at least 1 and at most 100,000,000, got 1,000,000,000",
+        ),
         ({"limit": "1 %", "tier": "high"}, "give --limit or --tier, not both"),
         ({"tier": "extreme"}, "--tier must be one of critical, high, medium, low, got 'extreme'"),
         ({"power": "40 %"}, "--power must be at least 50 % and below 100 %, got 40 %"),
         ({"confidence": "100 %"}, "--confidence must be at least 50 % and below 100 %, got 100 %"),
-        ({"cases": 0}, "--cases must be at least 1, got 0"),
+        ({"cases": 0}, "--cases must be at least 1 and at most 100,000,000, got 0"),
         ({"limit": "1 %", "drop": "1 %"}, "--drop must be below the limit"),
         ({"cases": 10, "drop": "20 %"}, "--drop must not exceed the discordance"),
         ({"overrides": ["seed=1"]}, "--set changes a recipe"),

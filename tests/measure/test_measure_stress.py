@@ -208,7 +208,7 @@ def test_a_custom_task_is_judged_by_its_own_metric() -> None:
     assert curve.metric == "spread"
     assert curve.points[1].candidate.value > curve.points[0].candidate.value
     (check,) = stress_checks([curve], limits(), 0.95)
-    assert "spread worsened as much as the baseline's" in check.reason
+    assert "spread lost neither more nor less than the baseline's" in check.reason
 
 
 def test_the_normalization_is_undone_before_and_done_again_after() -> None:
@@ -331,8 +331,8 @@ def test_every_severity_must_pass() -> None:
     ((status, reason),) = checks(curve("jpeg", (1, 0.0, -0.015, 0.015), (3, -0.01, -0.02, 0.001)))
     assert status is Status.APPROVED
     assert reason == (
-        "under jpeg (severity 1) accuracy fell as much as the baseline's (95 % CI of the excess −1.5 to 1.5, "
-        "500 cases), within the limit of 2 points"
+        "under jpeg (severity 1) accuracy lost neither more nor less than the baseline's (95 % CI of the "
+        "excess −1.5 to 1.5, 500 cases), within the limit of 2 points"
     )
 
 

@@ -229,11 +229,14 @@ def test_gaps_show_their_limit_and_who_is_worst_off() -> None:
     assert (first.title, gap.name, gap.limit) == ("sex", "equalized odds difference", "5 points")
     assert gap.status == "inconclusive"
     assert gap.worst_after == "female"
-    assert "other (8)" in first.left_out
-    assert [gap.status for gap in first.gaps[1:]] == ["", "", ""]
+    assert "other (3 cases of a positive class)" in first.left_out
+    assert [(gap.name, gap.status) for gap in first.gaps[1:]] == [
+        ("equal opportunity gap", "inconclusive"),
+        ("accuracy gap", ""),
+    ]
     assert fairness.gated == (
         "Gated: no group may lose more than 2 points (accuracy), 5 points (sensitivity), and no gap between "
-        "groups may grow by more than 5 points (equalized odds difference). "
+        "groups may grow by more than 5 points (equalized odds difference, equal opportunity gap). "
         "Groups with fewer than 30 cases are never passed."
     )
 

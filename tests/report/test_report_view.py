@@ -17,7 +17,7 @@ from pastille.report import text
 from pastille.report.comparison import Point
 from pastille.report.svg.scatter import pareto_front
 from pastille.report.view import view
-from pastille.values import Interval, Metrics, from_json, to_json
+from pastille.values import Estimate, Interval, Metrics, Status, from_json, to_json
 
 
 def changed(record: Record, kind: type[Any], **fields: Any) -> Record:
@@ -99,7 +99,7 @@ def test_reason_and_choice_in_the_banner_are_those_of_the_record() -> None:
 
 def test_what_is_not_served_is_not_called_a_gain() -> None:
     assert "not what is served" in view(records.skin()).banner.gains_title
-    assert view(records.digits()).banner.gains_title == "What was gained"
+    assert view(records.digits()).banner.gains_title == "What changed"
 
 
 @pytest.mark.parametrize(
@@ -332,3 +332,30 @@ def test_an_error_may_rise_to_its_limit_and_not_fall_to_it() -> None:
     plots = view(changed(record, FinalJudged, verdict=replace(said, checks=(rmse,)))).tradeoffs
     assert plots[0].floor == pytest.approx(53.8 + 2.0)
     assert plots[0].floor_words == "limit: baseline + 2"
+
+
+def test_an_error_that_grows_in_a_group_is_a_positive_drop() -> None:
+    record = records.regression()
+    found = final(record)
+
+    def by_site(metrics: Metrics, mae: float) -> Metrics:
+        error = Estimate(value=mae, interval=None, n=40, method="BCa bootstrap")
+        return replace(metrics, overall={"mae": error}, groups={"site": {"north": {"mae": error}}})
+
+    grown = changed(
+        record,
+        FinalJudged,
+        baseline_metrics=by_site(found.baseline_metrics, 1.0),
+        candidate_metrics=by_site(found.candidate_metrics, 1.5),
+    )
+    (table,) = view(grown).evidence.groups
+    assert [row.drop for row in table.rows] == ["0.500"]
+
+
+def test_a_verdict_on_validation_does_not_speak_of_unseen_cases_nor_of_a_bundle() -> None:
+    record = records.digits()
+    judged = replace(final(record).verdict, split="validation", status=Status.APPROVED)
+    banner = view(changed(record, FinalJudged, verdict=judged, selected="candidate")).banner
+    assert "on the cases of the validation split" in banner.meaning
+    assert banner.serves == ""
+    assert "no stage had seen" in view(records.digits()).banner.meaning

@@ -397,6 +397,18 @@ class TestBins:
 
 
 class TestGate:
+    def test_identical_answers_keep_any_limit_and_the_reason_says_why(self) -> None:
+        outputs, cases = drawn(n=20)
+        limits = CalibrationLimits(max_ece_increase=0.0, max_brier_increase=0.0)
+        same, nearly = outputs.copy(), outputs.copy()
+        nearly[0] += 1e-6
+        checks = calibration_checks(calibration(outputs, same, cases, confidence=0.95), limits)
+        assert [check.status for check in checks] == [Status.APPROVED] * 2
+        assert all(check.reason.endswith(": both state the same probabilities") for check in checks)
+        ece, _ = calibration_checks(calibration(outputs, nearly, cases, confidence=0.95), limits)
+        assert ece.status is not Status.APPROVED
+        assert ece.method.startswith("bound over how far the probabilities moved")
+
     def test_reasons(self) -> None:
         outputs, cases = drawn(n=3000)
         limits = CalibrationLimits(max_ece_increase=0.02, max_brier_increase=0.01)

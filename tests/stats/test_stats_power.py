@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pastille.stats import power as power_module
 from pastille.stats.normal import critical_value
 from pastille.stats.power import (
+    EXACT_CASES,
     bearable_discordance,
     cases_by_width,
     cases_needed,
@@ -213,6 +215,35 @@ def test_cases_of_one_subject_count_less() -> None:
         0.037, abs=1e-4
     )
     assert bearable_discordance(760, 0.01, confidence=0.95, design_effect=2.0) is None
+
+
+def test_chunks_find_what_one_sum_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [(0.0, 0.02), (0.002, 0.02), (0.05, 0.02), (0.3, 0.1)]
+    found = [exact_cases_needed(*each, confidence=0.95) for each in asked]
+    monkeypatch.setattr(power_module, "_CELLS", 100)
+    assert [exact_cases_needed(*each, confidence=0.95) for each in asked] == found
+
+
+@pytest.mark.parametrize("discordance", [0.01, 0.1, 0.5])
+def test_beyond_the_exact_sum_the_formula_goes_on(discordance: float) -> None:
+    limits = [
+        smallest_provable_limit(n, discordance, confidence=0.95) for n in (EXACT_CASES, EXACT_CASES + 1)
+    ]
+    assert limits[1] == pytest.approx(limits[0], rel=0.002)
+    powers = [power_of(n, discordance, limits[0], confidence=0.95) for n in (EXACT_CASES, EXACT_CASES + 1)]
+    assert powers[1] == pytest.approx(powers[0], abs=0.003)
+    assert exact_cases_needed(discordance, 1e-4, confidence=0.95) == cases_needed(
+        discordance, 1e-4, confidence=0.95
+    )
+
+
+def test_without_disagreement_any_number_of_cases_proves_what_tango_says() -> None:
+    for n in (EXACT_CASES, 100 * EXACT_CASES):
+        limit = smallest_provable_limit(n, 0.0, confidence=0.95)
+        assert limit == pytest.approx(tango(0, 0, n, 0.95).high, rel=2e-3)
+        assert power_of(n, 0.0, limit, confidence=0.95) == 1.0
+        assert power_of(n, 0.0, 0.99 * limit, confidence=0.95) == 0.0
+    assert bearable_discordance(10 * EXACT_CASES, 1e-7, confidence=0.95) is None
 
 
 def test_any_limit_holds_where_it_is_everything() -> None:

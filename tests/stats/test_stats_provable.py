@@ -83,19 +83,28 @@ def test_groups_and_intersections_below_need_are_named() -> None:
     assert set(groups) == {"female", "male", "<65", "65+", "female <65", "female 65+", "male <65", "male 65+"}
     assert groups["female 65+"].asked.cases == 5
     assert "too few to be judged; fairness.min_group asks for 30" in sentence(groups["female 65+"])
-    (line,) = provable(cases, max_drop={"accuracy": 0.05}, fairness=fairness, confidence=0.95)
+    line, *gaps = provable(cases, max_drop={"accuracy": 0.05}, fairness=fairness, confidence=0.95)
     assert "3 of 8 groups of the test split have too few cases" in line
     assert "sex female and age band 65+ has 5 cases of a positive class" in line
     assert "it takes at least 73): the verdict cannot be approved" in line
     lenient = fairness.model_copy(update={"undecided": "report"})
-    (line,) = provable(cases, max_drop={}, fairness=lenient, confidence=0.95)
+    assert any(
+        each.startswith("caution: equalized odds difference between groups of age band") for each in gaps
+    )
+    assert any(
+        each.endswith("fewer than two groups of the test split have 30 cases of a positive class")
+        for each in gaps
+    )
+    line, *gaps = provable(cases, max_drop={}, fairness=lenient, confidence=0.95)
     assert line.endswith("they are only reported")
+    assert all(each.endswith("; it is only reported") for each in gaps)
 
 
 def test_a_group_may_be_large_enough_for_tango_and_below_min_group() -> None:
     cases = cases_of(60, 60, groups={"site": np.tile(["north", "south"], 60)})
     fairness = FairnessLimits(by=["site"], max_drop={"accuracy": 0.3}, min_group=100)
     (one, _) = outlooks(cases, max_drop={}, fairness=fairness, confidence=0.95)
+    assert one.asked.fewest is not None
     assert one.asked.fewest < 60 < one.asked.least
     assert one.bearable is None
     assert provable(cases, max_drop={}, fairness=fairness, confidence=0.95)
@@ -144,8 +153,32 @@ def test_a_split_without_positive_cases() -> None:
     assert provable(cases_of(0, 50), max_drop={"sensitivity": 0.05}, confidence=0.95)
 
 
-def test_a_limit_of_zero_is_left_out() -> None:
-    assert outlooks(cases_of(50, 50), max_drop={"accuracy": 0.0}, confidence=0.95) == ()
+def test_no_number_of_cases_proves_a_limit_of_zero() -> None:
+    fairness = FairnessLimits(by=["site"], max_drop={"accuracy": 0.0}, max_gap_increase=0.5)
+    cases = cases_of(500, 500, groups={"site": np.tile(["north", "south"], 500)})
+    limits = {"accuracy": 0.0, "sensitivity": 0.3}
+    found = outlooks(cases, max_drop=limits, fairness=fairness, confidence=0.95)
+    zero = [each for each in found if each.asked.limit == 0]
+    assert len(zero) == 3
+    for each in zero:
+        assert (each.bearable, each.needed, each.asked.fewest) == (None, None, None)
+        assert "no number of cases can show a loss of at most 0 points" in sentence(each)
+    overall, of_groups = provable(cases, max_drop=limits, fairness=fairness, confidence=0.95)
+    assert overall.startswith("caution: accuracy: no number of cases can show a loss of at most 0 points")
+    assert of_groups.startswith("caution: accuracy of groups: no number of cases")
+
+
+def test_a_limit_of_everything_is_shown() -> None:
+    (found,) = outlooks(cases_of(50, 50), max_drop={"accuracy": 1.0}, confidence=0.95)
+    assert found.bearable == 1.0
+
+
+def test_numbers_in_sentences() -> None:
+    (one,) = outlooks(cases_of(1, 50), max_drop={"sensitivity": 0.05}, confidence=0.95)
+    assert "sensitivity: 1 case of a positive class cannot show" in sentence(one)
+    (many,) = outlooks(cases_of(6000, 6000), max_drop={"accuracy": 0.0001}, confidence=0.95)
+    assert "12,000 cases cannot show a loss of at most 0.01 points" in sentence(many)
+    assert "that takes 38,411" in sentence(many)
 
 
 def test_a_wide_limit_bears_any_change() -> None:

@@ -13,6 +13,7 @@ from pastille.cli.console import out
 from pastille.cli.shown import bytes_text, conditions_text
 from pastille.devices import memory_bytes, this_machine
 from pastille.runtime import ONNXRUNTIME
+from pastille.vocabulary import many, spoken
 
 if TYPE_CHECKING:
     from pastille.progress import Progress
@@ -45,7 +46,7 @@ def examine() -> dict[str, Any]:
 
 
 def diagnose(recipe: Path, overrides: Sequence[str], progress: Progress) -> dict[str, Any]:
-    """Read a recipe and its targets, and say which limits the test split cannot prove.
+    """Read a recipe and its targets, and say which limits its cases cannot prove.
 
     Raises:
         PastilleError: The recipe or its data cannot be read.
@@ -56,7 +57,8 @@ def diagnose(recipe: Path, overrides: Sequence[str], progress: Progress) -> dict
     from pastille.data.checks import check_targets
     from pastille.data.load import read_splits
     from pastille.recipe import read_recipe
-    from pastille.stats.provable import provable
+    from pastille.stats.provable import provable, unforeseeable
+    from pastille.stats.unchanged import stressed_by
 
     asked = read_recipe(recipe, overrides)
     policy.check(asked)
@@ -64,27 +66,49 @@ def diagnose(recipe: Path, overrides: Sequence[str], progress: Progress) -> dict
     check_targets(splits, asked.task)
     check_attributes(splits, asked.requirements.fairness)
     bar = policy.bar(asked)
+    test = cases(splits.test, "test", asked.task)
+    stress = stressed_by(asked, cases(splits.validation, "validation", asked.task), bar.max_drop)
     cautions = provable(
-        cases(splits.test, "test", asked.task),
+        test,
         max_drop=bar.max_drop,
         max_class_drop=bar.max_class_drop,
         fairness=bar.fairness,
+        stress=stress,
         confidence=bar.confidence,
     )
-    return {"name": asked.name, "test_cases": splits.test.n, "cautions": list(cautions)}
+    rest = unforeseeable(
+        test,
+        bar.max_drop,
+        max_class_drop=bar.max_class_drop,
+        fairness=bar.fairness,
+        calibration=bar.calibration,
+        stress=stress,
+        confidence=bar.confidence,
+    )
+    return {
+        "name": asked.name,
+        "test_cases": splits.test.n,
+        "cautions": list(cautions),
+        "unforeseeable": list(rest),
+    }
 
 
 def show_diagnosis(found: dict[str, Any]) -> None:
     """What a recipe's data cannot prove, or that it can."""
+    rest = ", ".join(spoken(name) for name in found["unforeseeable"])
     if not found["cautions"]:
+        cases = found["test_cases"]
         proven = (
-            f"{found['name']}: {found['test_cases']} test cases can prove every limit if few decisions change"
+            f"{found['name']}: {many(cases)} test case{'' if cases == 1 else 's'} can prove every limit "
+            f"{'that is foretold ' if rest else ''}if few decisions change"
         )
         out.print("[green]✓[/] ", end="")
         out.print(f"{proven}; see pastille power for how few", markup=False)
     for caution in found["cautions"]:
         out.print("[yellow]![/] ", end="")
         out.print(caution, markup=False)
+    if rest:
+        out.print(f"– not foretold, as it depends on the answers: {rest}", markup=False)
 
 
 def int8_note(isa: str) -> str:

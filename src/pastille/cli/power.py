@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,30 +12,29 @@ from rich.table import Table
 
 from pastille import policy
 from pastille.cli.console import out
+from pastille.cli.power_recipe import (
+    RecipeOutlook,
+    conclusion,
+    of_recipe,
+    sentence_of_unchanged,
+    show_recipe,
+)
+from pastille.cli.power_words import Assumed, about, coloured, footnote, percent
 from pastille.cli.shown import as_data
 from pastille.errors import UsageError
-from pastille.recipe import Recipe, read_recipe
+from pastille.recipe import read_recipe
 from pastille.recipe.quantities import parse_quantity
 from pastille.stats.power import exact_cases_needed, power_of, smallest_provable_limit
-from pastille.stats.provable import DISCORDANCE, POWER, Outlook, outlooks, sentence, unforeseeable
-from pastille.values import SplitName
-from pastille.vocabulary import spoken
+from pastille.stats.provable import DISCORDANCE, POWER, sentence
+from pastille.vocabulary import counted, many
 
 if TYPE_CHECKING:
     from pastille.progress import Progress
 
+_LEAST_LIMIT, _MOST_LIMIT = 0.0001, 0.5
+_MOST_CASES = 100_000_000
 _UNITS = {"": 1.0, "%": 0.01}
 _DISCORDANCES = (0.0, 0.01, 0.02, 0.05, 0.1)
-_JUDGED_SPLITS: tuple[SplitName, ...] = ("validation", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assumed:
-    """What the figures rest on."""
-
-    confidence: float  # of the two-sided interval
-    power: float  # chance of approval that is wanted
-    drop: float = 0.0  # the candidate's true one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,26 +70,6 @@ class CasesGiven:
     assumed: Assumed
     cases: int
     rows: tuple[Proof, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitOutlook:
-    """What one split of a recipe's data can prove."""
-
-    split: SplitName
-    cases: int
-    outlooks: tuple[Outlook, ...]
-    unforeseeable: tuple[str, ...]  # metrics with a limit that no formula foretells
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeOutlook:
-    """What a recipe's data can prove of its limits."""
-
-    name: str
-    assumed: Assumed
-    discordance: float
-    splits: tuple[SplitOutlook, ...]
 
 
 PowerReport = CasesNeeded | CasesGiven | RecipeOutlook
@@ -135,7 +115,7 @@ def power_report(
         asked = read_recipe(recipe, overrides)
         policy.check(asked)
         assumed_discordance = _share("--discordance", discordance, DISCORDANCE)
-        return _of_recipe(asked, recipe.parent, assumed_discordance, wanted, progress)
+        return of_recipe(asked, recipe.parent, assumed_discordance, wanted, progress)
     if overrides:
         raise UsageError("--set changes a recipe; give one, or leave it out")
     assumed = Assumed(confidence=_confidence(confidence), power=wanted, drop=_share("--drop", drop, 0.0))
@@ -143,21 +123,25 @@ def power_report(
     discordances = _DISCORDANCES if discordance is None else (_share("--discordance", discordance, 0.0),)
     if cases is None:
         return _needed(assumed, limits, discordances)
-    if cases < 1:
-        raise UsageError(f"--cases must be at least 1, got {cases}")
+    if not 1 <= cases <= _MOST_CASES:
+        raise UsageError(f"--cases must be at least 1 and at most {many(_MOST_CASES)}, got {many(cases)}")
     return _given(assumed, limits, discordances, cases)
 
 
 def _share(option: str, text: str | None, default: float) -> float:
     if text is None:
         return default
-    try:
-        share = parse_quantity(text, _UNITS, "1 %")
-    except ValueError as error:
-        raise UsageError(f"{option} {error}") from error
+    share = _quantity(option, text)
     if not 0 <= share <= 1:
         raise UsageError(f"{option} must be between 0 and 100 %, got {text}")
     return share
+
+
+def _quantity(option: str, text: str) -> float:
+    try:
+        return parse_quantity(text, _UNITS, "1 %")
+    except ValueError as error:
+        raise UsageError(f"{option} {error}") from error
 
 
 def _confidence(text: str | None) -> float:
@@ -184,10 +168,19 @@ def _limits(limit: str | None, tier: str | None) -> tuple[float, ...]:
         return tuple(each.max_drop for risk, each in policy.TIERS.items() if risk == tier)
     if limit is None:
         return tuple(each.max_drop for each in policy.TIERS.values())
-    share = _share("--limit", limit, 0.0)
+    return (_limit(limit),)
+
+
+def _limit(text: str) -> float:
+    share = _quantity("--limit", text)
     if share == 0:
         raise UsageError("--limit must be above 0: no number of cases proves that nothing at all is lost")
-    return (share,)
+    if not _LEAST_LIMIT <= share <= _MOST_LIMIT:
+        allowed = f"must be between {percent(_LEAST_LIMIT)} and {percent(_MOST_LIMIT)}"
+        bare = "" if "%" in text else f", which is {percent(share)}"
+        meant = f"; '{text.strip()} %' was probably meant" if bare and share > _MOST_LIMIT else ""
+        raise UsageError(f"--limit {allowed}, got {text}{bare}{meant}")
+    return share
 
 
 def _needed(assumed: Assumed, limits: Sequence[float], discordances: Sequence[float]) -> CasesNeeded:
@@ -198,7 +191,7 @@ def _needed(assumed: Assumed, limits: Sequence[float], discordances: Sequence[fl
     ]
     if all(row.cases is None for row in rows):
         raise UsageError(
-            f"--drop must be below the limit and not exceed the discordance, got {_percent(assumed.drop)}"
+            f"--drop must be below the limit and not exceed the discordance, got {percent(assumed.drop)}"
         )
     return CasesNeeded(assumed=assumed, rows=tuple(rows))
 
@@ -216,7 +209,7 @@ def _given(
 ) -> CasesGiven:
     possible = [each for each in discordances if each >= assumed.drop]
     if not possible:
-        raise UsageError(f"--drop must not exceed the discordance, got {_percent(assumed.drop)}")
+        raise UsageError(f"--drop must not exceed the discordance, got {percent(assumed.drop)}")
     rows = tuple(_proof(assumed, limits, discordance, cases) for discordance in possible)
     return CasesGiven(assumed=assumed, cases=cases, rows=rows)
 
@@ -229,39 +222,10 @@ def _proof(assumed: Assumed, limits: Sequence[float], discordance: float, cases:
             cases, discordance, confidence=confidence, power=assumed.power, drop=drop
         ),
         power={
-            _percent(limit): power_of(cases, discordance, limit, confidence=confidence, drop=drop)
+            percent(limit): power_of(cases, discordance, limit, confidence=confidence, drop=drop)
             for limit in limits
         },
     )
-
-
-def _of_recipe(
-    recipe: Recipe, base: Path, discordance: float, power: float, progress: Progress
-) -> RecipeOutlook:
-    from pastille.data.cases import cases
-    from pastille.data.checks import check_targets
-    from pastille.data.load import read_splits
-
-    splits = read_splits(recipe, base, progress=progress)
-    check_targets(splits, recipe.task)
-    bar = policy.bar(recipe)
-    found = []
-    for name in _JUDGED_SPLITS:
-        answers = cases(getattr(splits, name), name, recipe.task)
-        foretold = outlooks(
-            answers,
-            max_drop=bar.max_drop,
-            max_class_drop=bar.max_class_drop,
-            fairness=bar.fairness,
-            confidence=bar.confidence,
-            discordance=discordance,
-            power=power,
-        )
-        rest = unforeseeable(answers, bar.max_drop)
-        n = len(answers.targets)
-        found.append(SplitOutlook(split=name, cases=n, outlooks=foretold, unforeseeable=rest))
-    assumed = Assumed(confidence=bar.confidence, power=power)
-    return RecipeOutlook(name=recipe.name, assumed=assumed, discordance=discordance, splits=tuple(found))
 
 
 def power_json(found: PowerReport) -> dict[str, Any]:
@@ -271,6 +235,9 @@ def power_json(found: PowerReport) -> dict[str, Any]:
         for split, shown in zip(found.splits, data["splits"], strict=True):
             for outlook, entry in zip(split.outlooks, shown["outlooks"], strict=True):
                 entry["sentence"] = sentence(outlook)
+            for each, entry in zip(split.unchanged, shown["unchanged"], strict=True):
+                entry["sentence"] = sentence_of_unchanged(each)
+        data["conclusion"] = conclusion(found)
     return data
 
 
@@ -282,90 +249,55 @@ def show_power(found: PowerReport) -> None:
         case CasesGiven():
             _show_given(found)
         case RecipeOutlook():
-            _show_recipe(found)
+            show_recipe(found)
 
 
 def _show_needed(found: CasesNeeded) -> None:
     if len(found.rows) == 1:
         (row,) = found.rows
-        what = f"{row.cases:,} cases show that no more than {_percent(row.limit)} is lost"
-        out.print(f"[bold]{what}[/], if the models disagree on {_percent(row.discordance)} of them")
+        assert row.cases is not None  # else refused
+        shows = "shows" if row.cases == 1 else "show"
+        size = f"{about(row.cases)}{counted(row.cases)}"
+        what = f"{size} {shows} that no more than {percent(row.limit)} is lost"
+        out.print(f"[bold]{what}[/], if the models disagree on {percent(row.discordance)} of them")
     else:
         out.print(
             "Cases needed to show that no more is lost than the limit, by how often the models disagree:"
         )
         out.print(_needed_table(found))
-    out.print(_footnote(found.assumed), markup=False)
+    out.print(footnote(found.assumed), markup=False)
 
 
 def _needed_table(found: CasesNeeded) -> Table:
     limits = tuple(dict.fromkeys(row.limit for row in found.rows))
     names = {tier.max_drop: f" ({risk})" for risk, tier in policy.TIERS.items()}
-    table = _table("disagree", *(f"{_percent(limit)}{names.get(limit, '')}" for limit in limits))
+    table = _table("disagree", *(f"{percent(limit)}{names.get(limit, '')}" for limit in limits))
     for discordance in dict.fromkeys(row.discordance for row in found.rows):
         cells = [row.cases for row in found.rows if row.discordance == discordance]
-        table.add_row(_percent(discordance), *("–" if n is None else f"{n:,}" for n in cells))
+        table.add_row(percent(discordance), *("–" if n is None else f"{about(n)}{n:,}" for n in cells))
     return table
 
 
 def _show_given(found: CasesGiven) -> None:
-    out.print(f"What {found.cases:,} cases can prove, by how often the models disagree:")
+    rough = ", about" if about(found.cases) else ""
+    out.print(f"What {counted(found.cases)} can prove{rough}, by how often the models disagree:")
     heads = (f"approved at {limit}" for limit in found.rows[0].power)
     table = _table("disagree", "smallest limit", *heads)
     for row in found.rows:
-        shown = (_coloured(f"{100 * p:.1f} %", p >= found.assumed.power, p > 0) for p in row.power.values())
-        smallest = f"{100 * row.smallest_limit:.2f} %" if row.smallest_limit < 1 else "none"
-        table.add_row(_percent(row.discordance), smallest, *shown)
+        shown = (coloured(f"{100 * p:.1f} %", p >= found.assumed.power, p > 0) for p in row.power.values())
+        smallest = _limit_shown(row.smallest_limit) if row.smallest_limit < 1 else "none"
+        table.add_row(percent(row.discordance), smallest, *shown)
     out.print(table)
-    out.print(_footnote(found.assumed), markup=False)
+    out.print(footnote(found.assumed), markup=False)
 
 
-def _show_recipe(found: RecipeOutlook) -> None:
-    for split in found.splits:
-        out.print(f"[bold]{split.split}[/], {split.cases:,} cases")
-        for outlook in split.outlooks:
-            sign = "✓" if outlook.sure else "✗" if outlook.bearable is None else "?"
-            out.print(f"  {_coloured(sign, outlook.sure, outlook.bearable is not None)} ", end="")
-            out.print(f"{sentence(outlook)}{_chance(outlook, found)}", markup=False)
-        if split.unforeseeable:
-            names = ", ".join(spoken(name) for name in split.unforeseeable)
-            out.print(f"  – {names}: not foretold; how wide its interval is depends on the answers")
-    out.print(_footnote(found.assumed, counted=True), markup=False)
-
-
-def _chance(outlook: Outlook, found: RecipeOutlook) -> str:
-    if outlook.bearable is None:
-        return ""
-    chance = f"at {_percent(found.discordance)} it is approved with a chance of {100 * outlook.power:.0f} %"
-    if outlook.sure:
-        return f" ({chance})"
-    return f" ({chance}; {_percent(found.assumed.power)} takes {outlook.needed:,})"
-
-
-def _coloured(text: str, good: bool, possible: bool) -> str:
-    return f"[{'green' if good else 'yellow' if possible else 'red'}]{text}[/]"
-
-
-def _footnote(assumed: Assumed, *, counted: bool = False) -> str:
-    """What the figures rest on; ``counted`` where it is already known which cases a metric rests on."""
-    truth = (
-        f"a true drop of {_percent(assumed.drop)}" if assumed.drop else "a candidate as good as the baseline"
-    )
-    chance = (
-        f"a chance of {_percent(assumed.power)} that the {_percent(assumed.confidence)} interval approves"
-    )
-    count = (
-        "" if counted else "; count the positive cases alone for sensitivity, and a group's own for a group"
-    )
-    return f"for {chance} {truth}{count}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.6g} %"
+def _limit_shown(share: float) -> str:
+    """Two decimals, or as many as show two digits."""
+    return f"{100 * share:.{max(2, 1 - math.floor(math.log10(100 * share)))}f} %"
 
 
 def _table(*heads: str) -> Table:
     table = Table(box=None, padding=(0, 2), show_edge=False)
     for head in heads:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     return table

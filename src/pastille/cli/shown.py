@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pastille.bundle import Verification
     from pastille.runner import RunResult
 
+_FEW = 4  # approved checks of groups that are still told one by one
 COLOURS = {Status.APPROVED: "green", Status.REJECTED: "red", Status.INCONCLUSIVE: "yellow"}
 
 
@@ -66,14 +68,27 @@ def _interval_text(name: str, interval: Interval | None) -> str:
 def show_verdict(said: Verdict) -> None:
     """The verdict, then each check with its reason."""
     out.print(f"[bold {COLOURS[said.status]}]{said.status.upper()}[/] on {said.split}")
-    for check in said.checks:
+    shown, folded = told(said.checks)
+    for check in shown:
         out.print(f"  {_mark(check)} ", end="")
         out.print(check.reason, markup=False)
+    if folded:
+        out.print(f"  [green]✓[/] {folded} more checks of classes, groups and stress, all approved")
     if not said.checks:
         out.print(f"  {said.reason}", markup=False)
     for note in said.notes:
         out.print("  [yellow]![/] ", end="")
         out.print(note, markup=False)
+
+
+def told(checks: Sequence[Check]) -> tuple[list[Check], int]:
+    """Which checks are told one by one, what failed first; and how many approved ones are only counted."""
+    order = (Status.REJECTED, Status.INCONCLUSIVE, Status.APPROVED)
+    telling = [check for check in checks if check.status is not Status.APPROVED or not check.where]
+    folded = len(checks) - len(telling)
+    if folded <= _FEW:
+        telling, folded = list(checks), 0
+    return sorted(telling, key=lambda check: order.index(check.status)), folded
 
 
 def _mark(check: Check) -> str:

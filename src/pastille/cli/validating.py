@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pastille.cli.console import strangers_aside
 from pastille.errors import UsageError
-from pastille.validation import JudgedSplit, validate, write_validation
+from pastille.validation import VERDICT, JudgedSplit, validate, write_validation
 
 if TYPE_CHECKING:
     from pastille.progress import Progress
@@ -35,6 +35,8 @@ def validated(
     for file in (candidate, against):
         if file is not None and not file.exists():
             raise UsageError(f"there is no file {file}; validate takes ONNX files and bundles")
+    if output is not None and (output / VERDICT).exists():  # said before the work, not after it
+        raise UsageError(f"{output} holds a verdict already; name another folder, or move it away")
     with strangers_aside(), TemporaryDirectory(prefix="pastille-") as folder:
         baseline = against or _own_baseline(candidate, recipe, base, Path(folder), allow_leakage, progress)
         found = validate(

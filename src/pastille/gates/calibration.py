@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pastille.gates.drops import check_drop
 from pastille.recipe.sections import CalibrationLimits
-from pastille.values import Calibration, Check
+from pastille.stats.calibration import SAME
+from pastille.values import Calibration, Check, Comparison
 
 
 def calibration_checks(calibration: Calibration, limits: CalibrationLimits) -> tuple[Check, ...]:
@@ -30,4 +33,10 @@ def calibration_checks(calibration: Calibration, limits: CalibrationLimits) -> t
     """
     asked = {"ece": limits.max_ece_increase, "brier": limits.max_brier_increase}
     found = {comparison.metric: comparison for comparison in calibration.comparisons}
-    return tuple(check_drop(found[name], limit) for name, limit in asked.items() if limit is not None)
+    return tuple(_check(found[name], limit) for name, limit in asked.items() if limit is not None)
+
+
+def _check(found: Comparison, limit: float) -> Check:
+    """Identical answers are approved whatever the limit; the reason says why there is no width."""
+    check = check_drop(found, limit)
+    return replace(check, reason=f"{check.reason}: {SAME}") if found.method == SAME else check

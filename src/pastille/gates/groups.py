@@ -7,23 +7,21 @@ metrics are adjusted by Holm. What is neither is undecided, and so is a group th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pastille.gates.drops import as_check, more_cases, status_of
+from pastille.gates.drops import as_check, status_of
 from pastille.gates.words import conclusion, digits_for, drop_reason, number, subject
-from pastille.stats.fairness import gap_metrics
+from pastille.stats.fairness import gated_gaps
 from pastille.stats.gaps import group_name
 from pastille.stats.holm import holm, p_value_of_excess
-from pastille.stats.normal import NORMAL
-from pastille.stats.power import cases_by_width
+from pastille.stats.power import cases_by_width, cases_needed
 from pastille.values import Check, Comparison, Fairness, Gap, Interval, Status
-from pastille.vocabulary import cases_of, is_share, spoken
+from pastille.vocabulary import cases_of, counted, is_share, many, spoken
 
-_POWER = NORMAL.inv_cdf(0.8)
-_WORTH_COLLECTING = 100  # times the cases there are; beyond it, "more cases" is no advice
+# Without any change their intervals are no shorter than Tango's, which says how many cases a limit needs.
+_OF_DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "recall", "auroc")
 _NAMED = 4  # groups that a sentence names before it counts the rest
 
 
@@ -82,16 +80,17 @@ def group_checks(
     family = _Family(
         adjusted={id(c): float(p) for c, p in zip(judged, adjusted, strict=True)},
         level=(1 - confidence) / 2,
+        confidence=confidence,
         min_group=min_group,
     )
     return tuple(_group_check(c, limits[c.metric], family) for c in drops)
 
 
 def gap_checks(found: Sequence[Fairness], *, limit: float, min_group: int) -> tuple[Check, ...]:
-    """Hold the growth of each attribute's gap against a limit.
+    """Hold the growth of each attribute's gaps against a limit.
 
-    The gap is the equalized odds difference where the task has positive classes, else that of accuracy,
-    Dice, RMSE or a metric of the user's own.
+    The gaps are the equalized odds difference and the equal opportunity gap where the task has positive
+    classes, else that of accuracy, Dice, RMSE or a metric of the user's own. Both must pass.
 
     Args:
         found: From `pastille.stats.fairness.fairness`.
@@ -99,10 +98,14 @@ def gap_checks(found: Sequence[Fairness], *, limit: float, min_group: int) -> tu
         min_group: As it was given to `pastille.stats.fairness.fairness`, for the reason.
 
     Returns:
-        One check per attribute and intersection; inconclusive where fewer than two groups are large
+        One check per attribute or intersection, and gap; inconclusive where fewer than two groups are large
         enough to be compared. ``where`` is ``{"between": attribute}``.
     """
-    return tuple(_gap_check(attribute, limit, min_group) for attribute in found)
+    return tuple(
+        _gap_check(attribute, name, metrics, limit, min_group)
+        for attribute in found
+        for name, metrics in gated_gaps(c.metric for c in attribute.groups).items()
+    )
 
 
 def unasked_harm(
@@ -132,6 +135,7 @@ class _Family:
 
     adjusted: Mapping[int, float]  # id of a comparison -> Holm-adjusted p-value
     level: float  # one-sided
+    confidence: float
     min_group: int
 
     @property
@@ -146,65 +150,56 @@ def _may_be_judged(found: Comparison, min_group: int) -> bool:
 def _group_check(found: Comparison, limit: float, family: _Family) -> Check:
     adjusted = family.adjusted.get(id(found))
     if adjusted is None:
-        return _too_small(found, limit, family.min_group)
+        return _too_small(found, limit, family)
     if adjusted < family.level:
         suffix = f" and after Holm's correction over {_times(family.size)}"
         return as_check(found, limit, Status.REJECTED, adjusted_p=adjusted, suffix=suffix)
     status = status_of(found.interval, limit)
     if status is Status.APPROVED or found.drop is None or found.drop <= limit:
         return as_check(found, limit, status, adjusted_p=adjusted)
-    more = _more_to_show_harm(found, limit, family)
-    if status is Status.REJECTED:
-        reason = _perhaps_chance(found, limit, more, family)
-    else:
-        reason = drop_reason(found, limit, Status.INCONCLUSIVE, more)
-    check = as_check(found, limit, Status.INCONCLUSIVE, adjusted_p=adjusted, reason=reason)
-    return replace(check, more_cases=more)
+    reason = _perhaps_chance(found, limit, family) if status is Status.REJECTED else ""
+    return as_check(found, limit, Status.INCONCLUSIVE, adjusted_p=adjusted, reason=reason)
 
 
 def _times(count: int) -> str:
     return f"{count} comparison{'' if count == 1 else 's'} of groups"
 
 
-def _too_small(found: Comparison, limit: float, min_group: int) -> Check:
+def _too_small(found: Comparison, limit: float, family: _Family) -> Check:
     """Inconclusive, whatever the interval says; without an interval, the usual sentence says why."""
-    if found.n >= min_group:
+    if found.n >= family.min_group:
         return as_check(found, limit, Status.INCONCLUSIVE)
-    missing = min_group - found.n
-    more = max(missing, more_cases(found, limit) or 0)
+    more = max(family.min_group, _fewest(found.metric, limit, family.confidence)) - found.n
     reason = (
-        f"{subject(found.metric, found.where)} is not judged: the group has {found.n} "
-        f"{cases_of(found.metric)}, fewer than the {min_group} asked for; at least {more} more are needed"
+        f"{subject(found.metric, found.where)} is not judged: the group has "
+        f"{counted(found.n, found.metric)}, fewer than the {many(family.min_group)} asked for; "
+        f"at least {many(more)} more {'is' if more == 1 else 'are'} needed"
     )
     return replace(as_check(found, limit, Status.INCONCLUSIVE, reason=reason), more_cases=more)
 
 
-def _perhaps_chance(found: Comparison, limit: float, more: int | None, family: _Family) -> str:
+def _fewest(metric: str, limit: float, confidence: float) -> int:
+    """Cases without which a limit cannot be shown to hold, even if no decision changes."""
+    if metric not in _OF_DECISIONS or not 0 < limit <= 1:
+        return 0
+    return cases_needed(0.0, limit, confidence=confidence)
+
+
+def _perhaps_chance(found: Comparison, limit: float, family: _Family) -> str:
     """Beyond the limit alone, but not as one of many."""
     said = drop_reason(found, limit, Status.REJECTED, None)
-    advice = "" if more is None else f"; about {more} more {cases_of(found.metric)} would probably decide"
-    return f"{said}, but among {_times(family.size)} that may be chance (Holm's correction){advice}"
+    chance = f"among {_times(family.size)} that may be chance (Holm's correction)"
+    return f"{said}, but {chance}; more cases would sooner reject than approve"
 
 
-def _more_to_show_harm(found: Comparison, limit: float, family: _Family) -> int | None:
-    """How many more cases would probably show that a group is harmed, if its drop stays what it is."""
-    strength = -NORMAL.inv_cdf(min(0.5, max(1e-300, p_value_of_excess(found, limit))))
-    if strength <= 0:
-        return None
-    asked = -NORMAL.inv_cdf(family.level / family.size)
-    needed = math.ceil(found.n * ((asked + _POWER) / strength) ** 2)
-    return max(1, needed - found.n) if needed <= _WORTH_COLLECTING * found.n else None
-
-
-def _gap_check(found: Fairness, limit: float, min_group: int) -> Check:
-    name, metrics = next(iter(gap_metrics(c.metric for c in found.groups).items()))
+def _gap_check(found: Fairness, name: str, metrics: Sequence[str], limit: float, min_group: int) -> Check:
     growth = next((each for each in found.gaps if each.name == name), None)
-    counted = [c for c in found.groups if c.metric in metrics and c.n >= min_group]
     if growth is None:
         return _no_gap(found, name, metrics, limit, min_group)
     status = status_of(growth.interval, limit)
-    n = sum(c.n for c in counted)
+    n = _cases_behind(found, metrics, least=min_group)
     more = _more_for_gap(growth, n, limit) if status is Status.INCONCLUSIVE else None
+    left_out = _left_out(_too_few(found, metrics, growth), min_group)
     return Check(
         metric=name,
         status=status,
@@ -216,9 +211,20 @@ def _gap_check(found: Fairness, limit: float, min_group: int) -> Check:
         n=n,
         method=growth.method,
         more_cases=more,
-        reason=_gap_reason(growth, n, limit, status, more, min_group),
+        reason=_gap_reason(growth, n, limit, status, more) + left_out,
         where={"between": found.attribute},
     )
+
+
+def _cases_behind(found: Fairness, metrics: Sequence[str], *, least: int = 0) -> int:
+    """Cases of the groups that are compared; of several labels, one case may count in both metrics."""
+    asked: dict[str, int] = {}
+    whole: dict[str, int] = {}
+    for c in found.groups:
+        whole[group_name(c)] = max(c.n, whole.get(group_name(c), 0))
+        if c.metric in metrics and c.n >= least:
+            asked[group_name(c)] = asked.get(group_name(c), 0) + c.n
+    return sum(min(n, whole[name]) for name, n in asked.items())
 
 
 def _no_gap(found: Fairness, name: str, metrics: Sequence[str], limit: float, min_group: int) -> Check:
@@ -237,7 +243,7 @@ def _no_gap(found: Fairness, name: str, metrics: Sequence[str], limit: float, mi
         candidate=None,
         drop=None,
         interval=None,
-        n=sum(c.n for c in found.groups if c.metric in metrics),
+        n=_cases_behind(found, metrics),
         method="none",
         more_cases=None,
         reason=f"{_between(name, found.attribute)} cannot be judged: {why}",
@@ -257,13 +263,12 @@ def _more_for_gap(growth: Gap, n: int, limit: float) -> int | None:
     return max(1, needed - n)
 
 
-def _gap_reason(growth: Gap, n: int, limit: float, status: Status, more: int | None, min_group: int) -> str:
+def _gap_reason(growth: Gap, n: int, limit: float, status: Status, more: int | None) -> str:
     whose = _between(growth.name, growth.attribute)
-    left_out = _left_out(growth.left_out, min_group)
     if growth.interval is None:
-        return f"{whose} cannot be judged: a group has too few cases for an interval{left_out}"
-    said = f"{whose} {_moved(growth, growth.interval, limit)}, {n} cases{_worst_off(growth)})"
-    return f"{said}, {conclusion(growth.name, limit, status, more, drop=growth.growth)}{left_out}"
+        return f"{whose} cannot be judged: a group has too few cases for an interval"
+    said = f"{whose} {_moved(growth, growth.interval, limit)}, {counted(n)}{_worst_off(growth)})"
+    return f"{said}, {conclusion(growth.name, limit, status, more, drop=growth.growth, what='growth')}"
 
 
 def _moved(growth: Gap, interval: Interval, limit: float) -> str:
@@ -288,10 +293,17 @@ def _worst_off(growth: Gap) -> str:
     return f", worst off: {growth.worst_after}" + (f", before: {growth.worst_before}" if changed else "")
 
 
-def _left_out(groups: Mapping[str, int], min_group: int) -> str:
+def _too_few(found: Fairness, metrics: Sequence[str], growth: Gap) -> dict[str, str]:
+    """Groups that are not counted, and the cases that they have too few of."""
+    fewest_last = sorted((c for c in found.groups if c.metric in metrics), key=lambda c: -c.n)
+    cases = {group_name(c): counted(c.n, c.metric) for c in fewest_last}
+    return {name: cases[name] for name in growth.left_out}
+
+
+def _left_out(groups: Mapping[str, str], min_group: int) -> str:
     if not groups:
         return ""
-    named = [f"{name} ({n})" for name, n in list(groups.items())[:_NAMED]]
+    named = [f"{name} ({cases})" for name, cases in list(groups.items())[:_NAMED]]
     rest = len(groups) - len(named)
     listed = ", ".join(named) + (f" and {rest} more" if rest else "")
-    return f"; not counted, with fewer than {min_group} cases: {listed}"
+    return f"; not counted, with fewer than {min_group}: {listed}"

@@ -12,7 +12,7 @@ from pastille.gates.calibration import calibration_checks
 from pastille.gates.drops import check_drop
 from pastille.gates.findings import Findings
 from pastille.gates.groups import Settled, gap_checks, group_checks, settled, unasked_harm
-from pastille.policy import Bar
+from pastille.policy import IN_DEVIATIONS, Bar
 from pastille.stats.calibration import calibration
 from pastille.stats.catalogue import MetricForms
 from pastille.stats.clusters import has_repeats
@@ -21,6 +21,7 @@ from pastille.stats.disagreement import disagreement
 from pastille.stats.estimates import estimate
 from pastille.stats.fairness import fairness
 from pastille.stats.forms import Form, OfSums, OfWeights
+from pastille.stats.groups import usable_attributes
 from pastille.stats.kinds import forms
 from pastille.stats.margins import decision_margins
 from pastille.stats.paired import compare
@@ -35,14 +36,10 @@ from pastille.values import (
     Fairness,
 )
 
-# Their limits are shares of the targets' standard deviation.
-_IN_UNITS_OF_THE_TARGETS = ("rmse", "mae", "bias")
 _MAIN_OF_A_CLASS = ("recall", "sensitivity", "dice")
 _MAX_RESAMPLED = 20_000  # cases; beyond them, resampling what nobody asked for takes half a minute
 _MAX_CLASSES = 200  # compared where no limit asks for all of them
-# Of attributes that no limit is set on.
-_MIN_GROUP = 30
-_MAX_GROUPS = 50
+_MIN_GROUP = 30  # of attributes that no limit is set on
 
 
 def judge_answers(
@@ -103,7 +100,7 @@ def judge_answers(
     meant = _calibration(baseline, candidate if stated is None else stated, cases, bar, thorough=thorough)
     return Findings(
         checks=(*_metric_checks(found, cases, bar), *said.checks, *_calibration_checks(meant, bar)),
-        notes=said.notes,
+        notes=(*_decided_alike(baseline, candidate, cases), *said.notes),
         evidence=Evidence(
             comparisons=found,
             fairness=groups,
@@ -111,6 +108,17 @@ def judge_answers(
             disagreement=_disagreement(baseline, candidate, cases),
         ),
     )
+
+
+def _decided_alike(baseline: np.ndarray, candidate: np.ndarray, cases: Cases) -> Iterator[str]:
+    """A model that calls every case by one name is broken, or its answers are not what they were said."""
+    if cases.kind not in ("binary", "multiclass"):
+        return
+    for name, answers in (("baseline", baseline), ("candidate", candidate)):
+        decided = np.unique(decide(answers, cases))
+        if len(decided) == 1 and len(np.unique(cases.targets)) > 1:
+            label = cases.labels[int(decided[0])]
+            yield f"the {name} decides every case as {label!r}: are its answers what they are said to be?"
 
 
 def _comparisons(
@@ -156,13 +164,13 @@ def _metric_checks(found: Sequence[Comparison], cases: Cases, bar: Bar) -> Itera
 
 
 def _unit(metric: str, cases: Cases) -> float:
-    return float(np.std(cases.targets)) if metric in _IN_UNITS_OF_THE_TARGETS else 1.0
+    return float(np.std(cases.targets)) if metric in IN_DEVIATIONS else 1.0
 
 
 def _fairness(before: MetricForms, after: MetricForms, cases: Cases, bar: Bar) -> tuple[Fairness, ...]:
     """Groups that a limit is set on; without one, every attribute is measured all the same."""
     asked = bar.fairness
-    by = asked.by if asked else [name for name, column in cases.groups.items() if _few_groups(column)]
+    by = asked.by if asked else usable_attributes(cases)
     return fairness(
         before.overall,
         after.overall,
@@ -173,10 +181,6 @@ def _fairness(before: MetricForms, after: MetricForms, cases: Cases, bar: Bar) -
         confidence=bar.confidence,
         also=asked.max_drop if asked else (),
     )
-
-
-def _few_groups(column: np.ndarray) -> bool:
-    return len(np.unique(column)) <= _MAX_GROUPS
 
 
 def _group_checks(found: tuple[Fairness, ...], cases: Cases, bar: Bar) -> Settled:

@@ -18,7 +18,7 @@ from pastille.gates.words import conclusion, digits_for, limit_words, number
 from pastille.recipe import StressLimits
 from pastille.stats.holm import holm, p_value_of_excess
 from pastille.values import Check, Comparison, Interval, Invariance, Status, StressCurve, StressPoint
-from pastille.vocabulary import cases_of, is_share, spoken
+from pastille.vocabulary import counted, is_share, spoken
 
 _SHOWN = 5  # nodes that are named
 
@@ -88,16 +88,16 @@ def _stress_check(
 
 def _stress_reason(check: Check, limit: float, family: int) -> str:
     name = f"under {check.where['perturbation']} (severity {check.where['severity']}) {spoken(check.metric)}"
-    cases = f"{check.n} {cases_of(check.metric)}"
+    cases = counted(check.n or 0, check.metric)
     if check.interval is None or check.drop is None:
-        return f"{name} cannot be judged: {cases} are too few for an interval"
+        return f"{name} cannot be judged: {cases} {'is' if check.n == 1 else 'are'} too few for an interval"
     said = f"{name} {_change(check.metric, check.drop, check.interval, limit)}, {cases})"
     if check.interval.low > limit and check.status is Status.INCONCLUSIVE:
         bound = limit_words(check.metric, limit)
         chance = f"among {_times(family)} that may be chance (Holm's correction)"
         return f"{said}, beyond the limit of {bound}, but {chance}"
     ending = f" and after Holm's correction over {_times(family)}" if check.status is Status.REJECTED else ""
-    stated = conclusion(check.metric, limit, check.status, check.more_cases, drop=check.drop)
+    stated = conclusion(check.metric, limit, check.status, check.more_cases, drop=check.drop, what="excess")
     return f"{said}, {stated}{ending}"
 
 
@@ -113,10 +113,8 @@ def _change(metric: str, excess: float, interval: Interval, limit: float) -> str
     verb = "fell" if is_share(metric) or metric == "r2" else "worsened"
     size = f"by {number(abs(value), digits)}{unit} {'more' if value > 0 else 'less'} than"
     what = "CI" if value > 0 else "CI of the excess"
-    return (
-        f"{verb} {size if value else 'as much as'} the baseline's ({100 * interval.confidence:.6g} % {what} "
-        f"{number(low, digits)} to {number(high, digits)}"
-    )
+    said = f"{verb} {size} the baseline's" if value else "lost neither more nor less than the baseline's"
+    return f"{said} ({100 * interval.confidence:.6g} % {what} {number(low, digits)} to {number(high, digits)}"
 
 
 def invariance_check(found: Invariance) -> Check:

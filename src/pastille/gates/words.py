@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pastille.values import Comparison, Interval, Status
-from pastille.vocabulary import LOWER_IS_BETTER, cases_of, is_share, place, spoken
+from pastille.vocabulary import (
+    LOWER_IS_BETTER,
+    cases_of,
+    counted,
+    is_share,
+    many,
+    place,
+    spoken,
+)
+
+_OF_TWO_CLASSES = ("auroc",)  # without both there is nothing to rank
 
 
 def drop_reason(
@@ -72,12 +82,12 @@ def _verb(metric: str, drop: float) -> str:
 def _counts(found: Comparison) -> str:
     if found.newly_wrong is None or found.newly_right is None:
         return ""
-    return f": {found.newly_wrong} newly wrong, {found.newly_right} newly right"
+    return f": {many(found.newly_wrong)} newly wrong, {many(found.newly_right)} newly right"
 
 
 def _cases(found: Comparison) -> str:
-    return f"{found.n} {cases_of(found.metric)}" + (
-        f" of {found.subjects} subjects" if found.subjects else ""
+    return counted(found.n, found.metric) + (
+        f" of {many(found.subjects)} subject{'' if found.subjects == 1 else 's'}" if found.subjects else ""
     )
 
 
@@ -85,14 +95,24 @@ def why_not(found: Comparison) -> str:
     """Why there is no interval."""
     if found.metric == "r2" and found.drop is None and found.n != 1:
         return "all targets of the split are equal"
+    if found.n and found.drop is None:
+        return f"{'this' if found.n == 1 else 'these'} {_cases(found)} {_do(found.n)} not define it"
     if found.n:
-        return f"{_cases(found)} are too few for an interval"
-    there = f"{place(found.where)} has" if found.where else "the split has"
-    return f"{there} no {cases_of(found.metric)}"
+        return f"{_cases(found)} {'is' if found.n == 1 else 'are'} too few for an interval"
+    there = place(found.where) if found.where else "the split"
+    if found.metric in _OF_TWO_CLASSES:
+        return f"the cases of {there} are all of one class"
+    return f"{there} has no {cases_of(found.metric)}"
 
 
-def conclusion(metric: str, limit: float, status: Status, more: int | None, *, drop: float) -> str:
-    """What the interval says about the limit."""
+def _do(count: int) -> str:
+    return "does" if count == 1 else "do"
+
+
+def conclusion(
+    metric: str, limit: float, status: Status, more: int | None, *, drop: float, what: str = "drop"
+) -> str:
+    """What the interval says about the limit; ``what`` is what was held against it."""
     bound = limit_words(metric, limit)
     if status is Status.APPROVED:
         return f"within the limit of {bound}"
@@ -100,10 +120,21 @@ def conclusion(metric: str, limit: float, status: Status, more: int | None, *, d
         return f"beyond the limit of {bound} even at the lower end of the interval"
     unproven = f"so the limit of {bound} is not shown to hold"
     if more is not None:
-        return f"{unproven}; about {more} more {cases_of(metric)} would probably decide"
-    if drop < limit:
+        return f"{unproven}; about {more_cases_of(more, metric)} would probably decide"
+    if drop < limit or limit == drop == 0:
         return f"{unproven}; only a candidate that is shown to be better can keep a limit this small"
-    return f"{unproven}; the drop itself is not below it, and more cases would hardly help"
+    return f"{unproven}; the {what} itself is not below it, so more cases would sooner reject than approve"
+
+
+def more_cases_of(more: int, metric: str) -> str:
+    """Cases to be added, in words.
+
+    Example:
+        >>> more_cases_of(1, "sensitivity"), more_cases_of(12_000, "accuracy")
+        ('1 more case of a positive class', '12,000 more cases')
+    """
+    count, _, words = counted(more, metric).partition(" ")
+    return f"{count} more {words}"
 
 
 def limit_words(metric: str, limit: float) -> str:

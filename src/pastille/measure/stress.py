@@ -20,17 +20,14 @@ from pastille.runtime import Session
 from pastille.stats.estimates import estimate
 from pastille.stats.forms import Form
 from pastille.stats.kinds import forms
-from pastille.stats.stress import STRESSABLE, Excess, excess
+from pastille.stats.stress import Excess, excess, stressed_metrics, stressed_rows
 from pastille.values import Cases, Preprocessing, StressCurve, StressPoint
 
 _BATCH: Final = 32
-# An excess of these would be in the units of the targets, which no share can limit.
-_IN_UNITS_OF_THE_TARGETS: Final = frozenset({"rmse", "mae", "bias"})
 _NOTHING_FITS: Final = (
     "stress was not measured: no built-in perturbation fits these inputs; name FILE.py:CALLABLE under "
     "requirements.stress.perturbations, or give texts as pastille.data.text.TokenizedText"
 )
-_USUAL: Final = frozenset({"accuracy", "sensitivity", "r2", "dice"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +94,7 @@ def stress(
         )
         for one, severity in itertools.product(chosen, severities)
     ]
-    rows = _drawn(split.n, limits.cases, seed)
+    rows = stressed_rows(split.n, limits.cases, seed)
     held = _within(cases, rows)
     answers = _answers((baseline, candidate), (split.inputs, *views), rows, progress)
     untouched, *perturbed = (_pair(before, after, held, metrics) for before, after in answers)
@@ -107,11 +104,6 @@ def stress(
         for metric in untouched.baseline
     )
     return tuple(curve for curve in found if curve is not None)
-
-
-def _drawn(n: int, count: int, seed: int) -> np.ndarray:
-    """Sorted rows of some cases, taken at random."""
-    return np.sort(np.random.default_rng(seed).permutation(n)[:count])
 
 
 def _within(cases: Cases, rows: np.ndarray) -> Cases:
@@ -154,16 +146,7 @@ def _both(
 def _pair(before: np.ndarray, after: np.ndarray, cases: Cases, metrics: Collection[str]) -> _Pair:
     """The metrics that can be stressed and are asked for, or the usual ones."""
     baseline, candidate = (forms(outputs, cases).overall for outputs in (before, after))
-    known = [
-        name
-        for name, form in baseline.items()
-        if isinstance(form, STRESSABLE) and name not in _IN_UNITS_OF_THE_TARGETS
-    ]
-    own = {metric.name for metric in cases.metrics}
-    wanted = [
-        chosen for group in (metrics, _USUAL, own) if (chosen := [name for name in known if name in group])
-    ]
-    asked = wanted[0] if wanted else known
+    asked = stressed_metrics(baseline, metrics, {metric.name for metric in cases.metrics})
     return _Pair(
         baseline={name: baseline[name] for name in asked}, candidate={name: candidate[name] for name in asked}
     )

@@ -35,6 +35,19 @@ def parse_quantity(value: object, units: Mapping[str, float], example: str) -> f
     return float(f"{float(match[1]) * units[match[2]]:.12g}")
 
 
+def parse_share(value: object) -> float:
+    """A share as it is written in a recipe.
+
+    Raises:
+        ValueError: It is no number with or without a per cent sign.
+
+    Example:
+        >>> parse_share("2 %"), parse_share(0.02)
+        (0.02, 0.02)
+    """
+    return parse_quantity(value, _SHARE, "1 %")
+
+
 def _quantity(units: Mapping[str, float], example: str) -> tuple[BeforeValidator, WithJsonSchema]:
     read = BeforeValidator(lambda value: parse_quantity(value, units, example))
     schema = {"anyOf": [{"type": "number"}, {"type": "string", "examples": [example]}]}

@@ -26,10 +26,10 @@ class ThresholdGoal(Section):
     """What the threshold is chosen for, on validation: exactly one of these."""
 
     sensitivity: Annotated[Share, Field(gt=0, lt=1)] | None = Field(
-        None, description="the highest threshold that reaches this sensitivity"
+        None, description="the highest threshold that reaches this sensitivity, half way to the next"
     )
     specificity: Annotated[Share, Field(gt=0, lt=1)] | None = Field(
-        None, description="the lowest threshold that reaches this specificity"
+        None, description="the lowest threshold that reaches this specificity, half way to the next"
     )
 
     @model_validator(mode="after")
@@ -412,7 +412,9 @@ class Requirements(Section):
 
     risk: Risk = "high"
     max_drop: dict[str, Share] = Field(
-        default_factory=dict, description="metric -> largest absolute drop; the tier sets the rest"
+        default_factory=dict,
+        description="metric -> largest absolute drop; of rmse, mae and bias in standard deviations of the "
+        "targets; the tier sets the rest",
     )
     max_class_drop: dict[str, Share] = Field(
         default_factory=dict, description="metric -> largest absolute drop of any one class"
@@ -422,6 +424,9 @@ class Requirements(Section):
     stress: StressLimits | None = None
     max_size: Bytes | None = None
     max_latency: MaxLatency = Field(default_factory=MaxLatency)
+    min_int8_share: Annotated[Share, Field(gt=0)] | None = Field(
+        None, description="least share of the multiply-accumulates that the runtime executes in int8"
+    )
     confidence: Annotated[Share, Field(ge=0.5, lt=1)] = 0.95
     override: Override | None = None
 

@@ -10,7 +10,7 @@ from typing import Literal
 import pastille.report.text as text
 from pastille.report.account import Account
 from pastille.report.checks import Checks, Tone, check_row, checks, weight
-from pastille.values import Check, Speedup, Status, Verdict
+from pastille.values import Check, Speedup, Verdict
 
 Standing = Literal["approved", "rejected", "inconclusive", "unfinished"]
 
@@ -27,6 +27,7 @@ _VARIANTS = {
 }
 _MAX_DROPS = 3
 _MAX_REASONS = 4
+_MAX_SERVES = 400  # characters
 OVERRIDE = "Override by "  # how the note of one begins
 
 
@@ -54,7 +55,7 @@ class Banner:
     serves: str  # empty before the final verdict
     serves_reason: str
     meaning: str
-    split: str
+    judged_on: str  # "the test split", and what was judged elsewhere
     override: str  # who loosened what the tier permits; empty where nobody did
     checks: Checks
 
@@ -74,9 +75,9 @@ def banner(run: Account) -> Banner:
         gains=gains,
         gains_title=_gains_title(run, standing),
         serves=_serves(run),
-        serves_reason=text.sentence(run.final.selection_reason) if run.final else "",
-        meaning=_meaning(standing, held),
-        split=verdict.split if verdict else "",
+        serves_reason=text.sentence(run.final.selection_reason, _MAX_SERVES) if run.final else "",
+        meaning=_meaning(standing, held, _cases_judged(run)),
+        judged_on=_judged_on(verdict) if verdict else "",
         override=override(run),
         checks=checks(held),
     )
@@ -91,11 +92,30 @@ def _reason(verdict: Verdict) -> str:
     told = [f"{text.count(counts[name])} {name}" for name in ("rejected", "inconclusive", "approved")]
     listed = ", ".join(words for words in told if not words.startswith("0 "))
     total = text.count(len(verdict.checks))
-    return f"Of {total} checks on the {verdict.split} split: {listed}. First of all:"
+    return f"Of {total} checks on {_judged_on(verdict)}: {listed}. First of all:"
+
+
+def _judged_on(verdict: Verdict) -> str:
+    """Stress and invariance are always asked of validation cases."""
+    elsewhere = {
+        "stress": any("perturbation" in check.where for check in verdict.checks),
+        "invariance": any(check.metric == "invariance" for check in verdict.checks),
+    }
+    named = " and ".join(name for name, held in elsewhere.items() if held)
+    aside = f" ({named} on the validation split)" if named and verdict.split != "validation" else ""
+    return f"the {verdict.split} split{aside}"
+
+
+def _cases_judged(run: Account) -> str:
+    """Whose answers the verdict rests on."""
+    split = run.verdict.split if run.verdict else ""
+    if split == "test" and run.stages:
+        return "cases that no stage had seen"
+    return f"the cases of the {split} split" if split else "the cases"
 
 
 def _many(held: Sequence[Check]) -> bool:
-    return sum(check.status is not Status.APPROVED for check in held) > _MAX_REASONS
+    return len(held) > _MAX_REASONS
 
 
 def _reasons(held: Sequence[Check]) -> tuple[str, ...]:
@@ -127,7 +147,7 @@ def _how_far(run: Account) -> str:
 def _serves(run: Account) -> str:
     if run.final is None:
         return ""
-    return _VARIANTS.get(run.final.selected, text.clean(run.final.selected, 60))
+    return _VARIANTS.get(run.final.selected, "")
 
 
 def _gains_title(run: Account, standing: Standing) -> str:
@@ -135,7 +155,7 @@ def _gains_title(run: Account, standing: Standing) -> str:
         return "Measured so far, on validation"
     if run.final and run.final.selected == "fp32":
         return "What the judged candidate measured; it is not what is served"
-    return "What was gained"
+    return "What changed"
 
 
 def _gains(run: Account) -> Iterator[Gain]:
@@ -209,14 +229,14 @@ def _spoken(gain: Gain) -> str:
     return f"{gain.value} {gain.what}" + (f" ({span})" if "CI" in span else "")
 
 
-def _meaning(standing: Standing, checks: tuple[Check, ...]) -> str:
+def _meaning(standing: Standing, checks: tuple[Check, ...], cases: str) -> str:
     more = max((check.more_cases or 0 for check in checks), default=0)
     enough = f" About {text.count(more)} more labelled cases would probably decide." if more else ""
     return {
         "approved": (
-            "Approved means that the exported file itself was held against every limit above, on cases that "
-            "no stage had seen. For each drop the whole confidence interval lies within its limit: not only "
-            "the measured drop, but every drop that the data leave plausible."
+            f"Approved means that the exported file itself was held against every limit above, on {cases}. "
+            "For each drop the whole confidence interval lies within its limit: not only the measured drop, "
+            "but every drop that the data leave plausible."
         ),
         "rejected": (
             "Rejected means that a requirement is broken: a drop that is beyond its limit, a size or latency "

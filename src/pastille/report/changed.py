@@ -35,12 +35,12 @@ class Changed:
     file: str
 
 
-def changed(found: Disagreement) -> Changed:
-    """Arrange the disagreement of both models."""
+def changed(found: Disagreement, *, decisions: bool = True) -> Changed:
+    """Arrange the disagreement of both models; without decisions there is no right and wrong."""
     piles = [pile for pile in found.concentrations if pile.sentence not in found.summary]
     return Changed(
         summary=text.sentence(found.summary, 2000),
-        tallies=tuple(_tallies(found)),
+        tallies=tuple(_tallies(found, decisions=decisions)),
         places=tuple(text.sentence(pile.sentence, 400) for pile in piles[:_MAX_CONCENTRATIONS]),
         more_places=max(0, len(piles) - _MAX_CONCENTRATIONS),
         transitions=tuple(
@@ -52,14 +52,15 @@ def changed(found: Disagreement) -> Changed:
     )
 
 
-def _tallies(found: Disagreement) -> Iterator[Tally]:
+def _tallies(found: Disagreement, *, decisions: bool) -> Iterator[Tally]:
     """A positive that is called negative now is what a clinician asks for first."""
     if found.positive_to_negative is not None:
         lost = found.positive_to_negative
         yield Tally(n=text.count(lost), what="positive turned negative", tone="bad" if lost else "plain")
     if found.negative_to_positive is not None:
         yield Tally(n=text.count(found.negative_to_positive), what="negative turned positive", tone="plain")
-    worse = found.newly_wrong
-    yield Tally(n=text.count(worse), what="newly wrong", tone="bad" if worse else "plain")
-    yield Tally(n=text.count(found.newly_right), what="newly right", tone="plain")
+    if decisions:
+        worse = found.newly_wrong
+        yield Tally(n=text.count(worse), what="newly wrong", tone="bad" if worse else "plain")
+        yield Tally(n=text.count(found.newly_right), what="newly right", tone="plain")
     yield Tally(n=text.count(found.changed), what=f"of {text.plural(found.n, 'case')} changed", tone="plain")

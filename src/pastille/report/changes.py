@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pastille.report.text as text
 from pastille.record import Curve, StageDetails, WidthChange
 from pastille.report.account import Account
 from pastille.report.comparison import options_line, stage_label
+from pastille.report.kernels import Kernels, kernels
+from pastille.values import Profile
 
 # The page stays small however long the plan is: what all stages together may show is shared out.
 _MAX_STAGES = 12
@@ -17,6 +19,7 @@ _CURVES = (24, 6)
 _MAX_EPOCHS = 120
 _MAX_NOTES = 12
 _MAX_OPERATORS = 24
+_FLOATS = (96, 24)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class Change:
     more_left_whole: int
     int8_operators: tuple[tuple[str, str], ...]
     float_operators: tuple[tuple[str, str], ...]
+    kernels: Kernels | None  # where the file was looked into, and something of it is quantized
     trainings: tuple[Training, ...]
     more_trainings: int
     notes: tuple[str, ...]
@@ -70,10 +74,11 @@ def _changes(run: Account) -> Iterator[Change]:
     layers, curves = (_each(limits, len(run.stages)) for limits in (_LAYERS, _CURVES))
     if run.baseline:
         profile = run.baseline.profile
-        yield _change("baseline", "", run.baseline.details, profile.sha256, None, layers, curves)
+        yield _change("baseline", "", run.baseline.details, profile, None, layers, curves)
     for stage in run.stages:
         name, options = stage_label(stage), options_line(stage.options)
-        yield _change(name, options, stage.details, stage.profile.sha256, stage.seconds, layers, curves)
+        change = _change(name, options, stage.details, stage.profile, stage.seconds, layers, curves)
+        yield replace(change, kernels=_kernels(stage.profile, _each(_FLOATS, len(run.stages))))
 
 
 def _each(limits: tuple[int, int], stages: int) -> int:
@@ -85,7 +90,7 @@ def _change(
     name: str,
     options: str,
     details: StageDetails,
-    digest: str,
+    profile: Profile,
     seconds: float | None,
     layers: int,
     curves: int,
@@ -94,17 +99,24 @@ def _change(
     return Change(
         name=name,
         options=options,
-        facts=tuple(_facts(details, digest, seconds)),
+        facts=tuple(_facts(details, profile.sha256, seconds)),
         widths=tuple(_width(change) for change in details.widths[:layers]),
         more_widths=max(0, len(details.widths) - layers),
         left_whole=tuple(whole[:layers]),
         more_left_whole=max(0, len(whole) - layers),
         int8_operators=_operators(details.int8_operators),
         float_operators=_operators(details.float_operators),
+        kernels=None,
         trainings=tuple(_training(curve) for curve in details.curves[-curves:]),
         more_trainings=max(0, len(details.curves) - curves),
         notes=tuple(text.sentence(note, 400) for note in details.notes[:_MAX_NOTES]),
     )
+
+
+def _kernels(profile: Profile, most: int) -> Kernels | None:
+    """Of a file in which nothing is quantized there is nothing to prove."""
+    proof = profile.kernels
+    return kernels(proof, most) if proof is not None and proof.count("int8", "conversion") else None
 
 
 def _facts(details: StageDetails, digest: str, seconds: float | None) -> Iterator[tuple[str, str]]:

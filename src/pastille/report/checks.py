@@ -137,6 +137,8 @@ def _drop_words(check: Check) -> tuple[str, str]:
 
 
 def _mark(check: Check, drop: str, interval: str) -> LimitMark | None:
+    if check.metric == "int8 share":
+        return None  # more is better: it does not lie on an axis where the limit is not to be passed
     value = check.candidate if check.drop is None else check.drop
     ends = (check.interval.low, check.interval.high) if check.interval else ()
     if value is None or not check.limit > 0 or not all(map(math.isfinite, (value, check.limit, *ends))):
@@ -154,12 +156,16 @@ def _mark(check: Check, drop: str, interval: str) -> LimitMark | None:
 def _value(metric: str, value: float | None) -> str:
     if metric == "size":
         return text.size(value)
+    if metric == "int8 share":
+        return text.ABSENT if value is None else f"{text.fixed(100 * value, 1)}{text.UNIT_SPACE}%"
     if metric == "invariance":
         return text.ABSENT if value is None else f"{text.fixed(value, 0)} changed"
     return text.milliseconds(value) if metric.startswith("latency") else text.metric(metric, value)
 
 
 def _limit(check: Check) -> str:
+    if check.metric == "int8 share":
+        return f"at least {_value(check.metric, check.limit)}"
     absolute = check.metric in ("size", "invariance") or check.metric.startswith("latency")
     if absolute:
         return _value(check.metric, check.limit)

@@ -89,7 +89,7 @@ class Evidence:
 def evidence(run: Account) -> Evidence:
     """Both models on the split that they were last judged on; of an unfinished run, the baseline alone."""
     before, after = run.metrics
-    groups = tuple(_groups(before, after, shown_metrics(run)))
+    groups = tuple(_groups(before, after, shown_metrics(run), _errors(run)))
     shares = allot([len(table.rows) for table in groups[:_MAX_ATTRIBUTES]], _MAX_GROUP_ROWS)
     return Evidence(
         split=before.split if before else "",
@@ -99,6 +99,14 @@ def evidence(run: Account) -> Evidence:
         groups=tuple(_shortened(table, most) for table, most in zip(groups, shares, strict=False)),
         more_groups=max(0, len(groups) - _MAX_ATTRIBUTES),
     )
+
+
+def _errors(run: Account) -> frozenset[str]:
+    """Metrics that are worse when larger; of those of the user's own, the comparisons tell."""
+    found = run.evidence.comparisons
+    known = [(c.metric, c.drop, c.baseline, c.candidate) for c in found]
+    rose = {name for name, drop, a, b in known if drop and a and b and (b.value - a.value) * drop > 0}
+    return frozenset(rose)
 
 
 def allot(sizes: Sequence[int], most: int) -> list[int]:
@@ -159,7 +167,9 @@ def _classes(before: Metrics | None, after: Metrics | None) -> PairTable | None:
     return _pair_table("class", "recall", before.per_class, after.per_class if after else {})
 
 
-def _groups(before: Metrics | None, after: Metrics | None, leading: tuple[str, ...]) -> Iterator[PairTable]:
+def _groups(
+    before: Metrics | None, after: Metrics | None, leading: tuple[str, ...], errors: frozenset[str]
+) -> Iterator[PairTable]:
     for attribute, groups in (before.groups if before else {}).items():
         later = after.groups.get(attribute, {}) if after else {}
         names = list(dict.fromkeys(name for found in groups.values() for name in found))
@@ -170,6 +180,7 @@ def _groups(before: Metrics | None, after: Metrics | None, leading: tuple[str, .
                 name,
                 {group: groups[group].get(name) for group in sorted(groups, key=text.group_order)},
                 {group: found.get(name) for group, found in later.items()},
+                worse_when_larger=name in errors or text.lower_is_better(name),
             )
 
 
@@ -178,9 +189,12 @@ def _pair_table(
     metric: str,
     before: Mapping[str, Estimate | None],
     after: Mapping[str, Estimate | None],
+    *,
+    worse_when_larger: bool = False,
 ) -> PairTable:
     labels = list(dict.fromkeys([*before, *after]))
-    rows = [_pair(label, metric, before.get(label), after.get(label)) for label in labels[:_MAX_ROWS]]
+    sign = -1.0 if worse_when_larger else 1.0
+    rows = [_pair(label, metric, before.get(label), after.get(label), sign) for label in labels[:_MAX_ROWS]]
     low, high = axis_range([m for row in rows for m in row.marks or ()], share=text.is_share(metric))
     return PairTable(
         title=title,
@@ -193,7 +207,8 @@ def _pair_table(
     )
 
 
-def _pair(label: str, metric: str, before: Estimate | None, after: Estimate | None) -> PairRow:
+def _pair(label: str, metric: str, before: Estimate | None, after: Estimate | None, sign: float) -> PairRow:
+    """One row; ``sign`` is 1 where a larger value is better, else -1."""
     first, first_span = text.estimate(metric, before)
     second, second_span = text.estimate(metric, after)
     known = after or before
@@ -205,7 +220,7 @@ def _pair(label: str, metric: str, before: Estimate | None, after: Estimate | No
         before_span=first_span,
         after=second,
         after_span=second_span,
-        drop=text.bare_drop(metric, before.value - after.value if before and after else None),
+        drop=text.bare_drop(metric, sign * (before.value - after.value) if before and after else None),
         marks=marks if marks and all(math.isfinite(m.value) for m in marks) else None,
     )
 

@@ -10,6 +10,7 @@ from pastille.report.account import Account
 from pastille.report.checks import TONES, Tone
 from pastille.report.forest import min_group
 from pastille.values import Check, Fairness, Gap
+from pastille.vocabulary import counted
 
 _MAX_ATTRIBUTES = 12
 _MAX_LEFT_OUT = 6
@@ -98,13 +99,23 @@ def _attribute(found: Fairness, gaps: Mapping[tuple[str, str], Check], least: in
 
 def _left_out(found: Fairness, least: int) -> str:
     """Of the gaps, and of the attribute as a whole."""
-    groups = {name: n for gap in found.gaps for name, n in gap.left_out.items()} | dict(found.too_small)
+    groups = dict(found.too_small)
+    for name, n in (each for gap in found.gaps for each in gap.left_out.items()):
+        groups[name] = min(n, groups.get(name, n))
     if not groups:
         return ""
-    named = [f"{text.clean(name, 60)} ({text.count(n)})" for name, n in list(groups.items())[:_MAX_LEFT_OUT]]
+    named = [
+        f"{text.clean(name, 60)} ({_few(found, name, n)})" for name, n in [*groups.items()][:_MAX_LEFT_OUT]
+    ]
     more = len(groups) - len(named)
     listed = ", ".join(named) + (f" and {text.count(more)} more" if more else "")
-    return f"Not counted, with fewer than {text.count(least)} cases of a metric: {listed}."
+    return f"Not counted, with fewer than {text.count(least)}: {listed}."
+
+
+def _few(found: Fairness, name: str, n: int) -> str:
+    """The cases of a group, and of which kind there are so few."""
+    own = (c.metric for c in found.groups if " × ".join(c.where.values()) == name and c.n == n)
+    return text.clean(counted(n, next(own, "")), 80)
 
 
 def _gap(gap: Gap, check: Check | None) -> GapRow:

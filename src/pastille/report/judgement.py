@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pastille.report.text as text
@@ -59,11 +59,19 @@ def judgement(run: Account) -> Judgement:
         forest=forest(run),
         fairness=fair(run),
         calibration=calibrated(found.calibration) if found.calibration else None,
-        disagreement=changed(found.disagreement) if found.disagreement else None,
+        disagreement=(changed(found.disagreement, decisions=_decides(run)) if found.disagreement else None),
         stress=stressed(run) if found.stress else None,
         invariance=_invariance(found.invariance) if found.invariance else "",
         threshold=_threshold(run),
     )
+
+
+def _decides(run: Account) -> bool:
+    """Whether the task has right and wrong answers; a regression has more and less."""
+    task = run.recipe.get("task")
+    kind = task.get("kind") if isinstance(task, Mapping) else None
+    metrics = {comparison.metric for comparison in run.evidence.comparisons}
+    return kind != "regression" and not metrics & {"rmse", "mae", "r2"}
 
 
 def _threshold(run: Account) -> str:

@@ -39,15 +39,15 @@ def clean(text: object, limit: int = 2000) -> str:
 
 
 def sentence(words: object, limit: int = 2000) -> str:
-    """A remark of the record as a sentence.
+    """A remark of the record as a sentence; a file name that it begins with stays as it is.
 
     Example:
-        >>> sentence("kept: it passes on validation")
-        'Kept: it passes on validation.'
+        >>> sentence("kept: it passes on validation"), sentence("b2.onnx is served")
+        ('Kept: it passes on validation.', 'b2.onnx is served.')
     """
     said = clean(words, limit).strip()
     stop = "" if not said or said.endswith((".", "!", "?", "…")) else "."
-    return f"{said[:1].upper()}{said[1:]}{stop}"
+    return (said if re.match(r"\S*\w[./]\w", said) else said[:1].upper() + said[1:]) + stop
 
 
 def _printable(character: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pastille import policy
 from pastille.data.checks import one_sided_labels
 from pastille.stats.provable import provable
+from pastille.stats.unchanged import stressed_by
 from pastille.task import Task
 from pastille.values import Cases, Kind, Metrics
 
@@ -14,7 +15,7 @@ _WEIGHTS = "is task.weights missing or wrong?"
 
 
 def unprovable(task: Task) -> tuple[str, ...]:
-    """Limits that the test split cannot prove, even if no decision changes; said before any work is done."""
+    """Limits that the cases cannot prove, even if no decision changes; said before any work is done."""
     bar = policy.bar(task.recipe)
     cases = task.cases["test"]
     return (
@@ -23,6 +24,7 @@ def unprovable(task: Task) -> tuple[str, ...]:
             max_drop=bar.max_drop,
             max_class_drop=bar.max_class_drop,
             fairness=bar.fairness,
+            stress=stressed_by(task.recipe, task.cases["validation"], bar.max_drop),
             confidence=bar.confidence,
         ),
         *one_sided(cases),

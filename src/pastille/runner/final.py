@@ -22,7 +22,7 @@ from pastille.bundle import (
 from pastille.data.split import Inputs, collate
 from pastille.errors import StageError
 from pastille.export.onnx import OUTPUT
-from pastille.gates import judge_latency, judge_size, verdict
+from pastille.gates import judge_int8_share, judge_latency, judge_size, verdict
 from pastille.gates.findings import Findings
 from pastille.gates.judge import judge_answers
 from pastille.measure.latency import compare
@@ -150,6 +150,8 @@ def _other_checks(kept: Profile, baseline: Profile, task: Task) -> list[Check]:
         judge_latency(kept.latency[0], q, limit, baseline=baseline.latency[0])
         for q, limit in requirements.max_latency.limits()
     ]
+    if requirements.min_int8_share is not None:
+        checks.append(judge_int8_share(kept.kernels, requirements.min_int8_share))
     return checks
 
 
@@ -188,7 +190,8 @@ def select(
     """
     if said.status is not Status.APPROVED:
         failing = [c.reason for c in said.checks if c.status is said.status]
-        return "fp32", f"the compressed model is {said.status}: {'; '.join(failing) or said.reason}"
+        more = f" (and {len(failing) - 1} more)" if len(failing) > 1 else ""
+        return "fp32", f"the compressed model is {said.status}: {next(iter(failing), said.reason)}{more}"
     name = variant_name(kept)
     slower = [s for s in speedups if s.batch == 1 and s.interval.high < 1]
     if not slower:

@@ -29,6 +29,7 @@ from pastille.stats.statements import Statements, stated_of, statements
 from pastille.values import Calibration, Cases, Comparison, Estimate, Interval, ReliabilityBin
 
 BINS = 15
+SAME = "both state the same probabilities"
 _FEWEST_PER_BIN = 10
 _FEWEST_UNITS = 20  # cases or subjects below which no interval is given
 
@@ -64,11 +65,12 @@ class _Setting:
         drop: float | None,
         growth: Interval | None,
         method: str,
+        of_growth: str = "paired BCa bootstrap",
     ) -> Comparison:
         """What both models have, and by how much the candidate is worse."""
-        said = method if self.units is None else f"{method}, by subject"
+        by = "" if self.units is None else ", by subject"
         baseline, candidate = (
-            None if value is None else Estimate(value=value, interval=interval, n=self.n, method=said)
+            None if value is None else Estimate(value=value, interval=interval, n=self.n, method=method + by)
             for value, interval in zip(values, intervals, strict=True)
         )
         return Comparison(
@@ -78,7 +80,7 @@ class _Setting:
             candidate=candidate,
             drop=drop,
             interval=growth,
-            method=said,
+            method=of_growth + by,
         )
 
 
@@ -100,6 +102,9 @@ def calibration(
         worse the candidate is: for ``ece`` the difference of the two values, which rests on other bins for
         each model, held within its interval, which does not. With less than 20 cases (or subjects, if they
         repeat) nothing has an interval; a slope or intercept that no fit can find has no value either.
+
+        Where both models state the same probabilities of every case, the growth is 0 without any width, and
+        its method says so: that is a fact about these answers, not an estimate.
 
     Raises:
         ValueError: If the kind has no probabilities, or outputs do not fit, or are not finite.
@@ -131,12 +136,21 @@ def calibration(
         _deviation(name, ideal, fit(before_outputs, cases), fit(after_outputs, cases), setting)
         for name, ideal, fit in fits
     )
+    found = (_ece(before, after, asked, setting), _brier(before, after, setting), *fitted)
+    if _alike(before, after):
+        found = tuple(c if c.interval is None else replace(c, method=SAME) for c in found)
     return Calibration(
-        comparisons=(_ece(before, after, asked, setting), _brier(before, after, setting), *fitted),
+        comparisons=found,
         baseline_bins=tuple(_reliability(before, setting)),
         candidate_bins=tuple(_reliability(after, setting)),
         of=stated_of(cases),
     )
+
+
+def _alike(before: Statements, after: Statements) -> bool:
+    """Whether both state the same of every case; then nothing can have grown, and no interval has a width."""
+    pairs = ((before.chance, after.chance), (before.came, after.came), (before.penalty, after.penalty))
+    return all(np.array_equal(*pair) for pair in pairs)
 
 
 _Fit = Callable[[np.ndarray, Cases], np.ndarray | None]
@@ -202,7 +216,9 @@ def _ece(before: Statements, after: Statements, asked: Statements, setting: _Set
         [_lowered(setting.interval(sums, i), noise[i]) for i in range(2)],
         drop=_held(values[1] - values[0], growth),
         growth=growth,
-        method=f"paired BCa bootstrap, {len(np.unique(bins[1]))} bins of equal mass",
+        method="BCa bootstrap, less what noise may have added",
+        of_growth="bound over how far the probabilities moved, paired BCa bootstrap, "
+        f"{len(np.unique(bins[1]))} bins of equal mass",
     )
 
 
@@ -235,7 +251,7 @@ def _brier(before: Statements, after: Statements, setting: _Setting) -> Comparis
         [setting.interval(sums, i) for i in range(2)],
         drop=values[1] - values[0],
         growth=setting.interval(sums, 2),
-        method="paired BCa bootstrap",
+        method="BCa bootstrap",
     )
 
 
@@ -246,7 +262,9 @@ def _deviation(
     values = [None if x is None else ideal + float(x.mean()) for x in (before, after)]
     if before is None or after is None:
         method = "none: no fit is best"
-        return setting.comparison(metric, values, [None, None], drop=None, growth=None, method=method)
+        return setting.comparison(
+            metric, values, [None, None], drop=None, growth=None, method=method, of_growth=method
+        )
     one = np.zeros(len(before), np.int64)
     pair = AbsoluteSums(
         baseline=before,
@@ -263,7 +281,8 @@ def _deviation(
         [setting.interval(sums, i) for i in range(2)],
         drop=_held(abs(float(after.mean())) - abs(float(before.mean())), growth),
         growth=growth,
-        method="maximum likelihood, paired BCa bootstrap of its influence",
+        method="maximum likelihood, BCa bootstrap of its influence",
+        of_growth="bound over how far the fit moved, paired BCa bootstrap of its influence",
     )
 
 

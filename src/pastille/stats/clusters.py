@@ -18,6 +18,19 @@ def has_repeats(subjects: np.ndarray | None) -> bool:
     return subjects is not None and len(np.unique(subjects)) < len(subjects)
 
 
+def typical_size(subjects: np.ndarray | None) -> float:
+    """Cases of a subject, larger ones counting more, as they do in a variance.
+
+    Example:
+        >>> typical_size(None), typical_size(np.array(["a", "a", "a", "b"]))
+        (1.0, 2.5)
+    """
+    if subjects is None:
+        return 1.0
+    sizes = np.unique(subjects, return_counts=True)[1].astype(np.float64)
+    return float((sizes**2).sum() / sizes.sum())
+
+
 def effective_cases(
     values: np.ndarray, subjects: np.ndarray, *, rare: np.ndarray, confidence: float
 ) -> float:

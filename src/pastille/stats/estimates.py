@@ -9,7 +9,7 @@ import numpy as np
 
 from pastille.stats.forms import Form, MeanOfRankings, MeanOfShares, OfSums, OfWeights, Ranking, Share
 from pastille.stats.means import area, mean_of_rankings, mean_of_shares, ranked_area
-from pastille.stats.resampled import resampled, value_of
+from pastille.stats.resampled import resampled, value_of, with_unseen
 from pastille.stats.shares import estimate_share
 from pastille.values import Estimate
 
@@ -24,7 +24,7 @@ def estimate(form: Form, *, subjects: np.ndarray | None, confidence: float) -> E
     MeanOfShares       method of variance estimates recovery (MOVER) from each share's
     Ranking            DeLong on the logit scale, by subject (Obuchowski); Newcombe where none is misplaced
     MeanOfRankings     MOVER from each area's
-    OfSums, OfWeights  BCa bootstrap, by subject
+    OfSums, OfWeights  BCa bootstrap, by subject; where resamples agree, with room for an unseen case
     =================  =================================================================================
 
     Args:
@@ -50,7 +50,7 @@ def estimate(form: Form, *, subjects: np.ndarray | None, confidence: float) -> E
         case MeanOfRankings():
             return mean_of_rankings(form, subjects=subjects, confidence=confidence)
         case OfSums() | OfWeights():
-            return resampled({"": form}, subjects=subjects, confidence=confidence).get("")
+            return _resampled({"": form}, subjects, confidence).get("")
 
 
 def estimate_all(
@@ -68,15 +68,20 @@ def estimate_all(
     """
     open_forms = {name: form for name, form in forms.items() if isinstance(form, OfSums | OfWeights)}
     if bootstrap:
-        found: dict[str, Estimate | None] = {
-            **resampled(open_forms, subjects=subjects, confidence=confidence)
-        }
+        found: dict[str, Estimate | None] = {**_resampled(open_forms, subjects, confidence)}
     else:
         found = {name: _value_alone(form) for name, form in open_forms.items()}
     for name, form in forms.items():
         if name not in open_forms:
             found[name] = estimate(form, subjects=subjects, confidence=confidence)
     return {name: known for name in forms if (known := found.get(name)) is not None}
+
+
+def _resampled(
+    forms: Mapping[str, OfSums | OfWeights], subjects: np.ndarray | None, confidence: float
+) -> dict[str, Estimate]:
+    found = resampled(forms, subjects=subjects, confidence=confidence)
+    return {name: with_unseen(forms[name], each, subjects=subjects) for name, each in found.items()}
 
 
 def _value_alone(form: OfSums | OfWeights) -> Estimate | None:

@@ -16,6 +16,7 @@ from pastille.values import Cases, Comparison, Estimate, Fairness, Gap, Interval
 
 _REPORTED = ("sensitivity", "specificity", "accuracy", "auroc", "dice", "rmse", "bias")
 _ODDS = ("sensitivity", "specificity")
+_GATED = ("equalized odds difference", "equal opportunity gap")
 
 
 def fairness(
@@ -78,7 +79,7 @@ def fairness(
 
 
 def gap_metrics(metrics: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The gaps that can be taken of some metrics, and of which; the first is the one with a limit.
+    """The gaps that can be taken of some metrics, and of which.
 
     Example:
         >>> gap_metrics(["accuracy", "sensitivity", "specificity"])["equalized odds difference"]
@@ -91,12 +92,27 @@ def gap_metrics(metrics: Iterable[str]) -> dict[str, tuple[str, ...]]:
     if all(name in known for name in _ODDS):
         found["equalized odds difference"] = _ODDS
         found["equal opportunity gap"] = ("sensitivity",)
-        found["underdiagnosis gap"] = ("sensitivity",)
     if "accuracy" in known:
         found["accuracy gap"] = ("accuracy",)
     if found:
         return found
     return {f"{name} gap": (name,) for name in known if name not in {"bias", "auroc", "underdiagnosis"}}
+
+
+def gated_gaps(metrics: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Those of the gaps that a limit holds.
+
+    The equalized odds difference and the equal opportunity gap where the task has positive classes: the
+    first sees every harm, the second proves one to the positive cases with fewer of them.
+
+    Example:
+        >>> list(gated_gaps(["accuracy", "sensitivity", "specificity"]))
+        ['equalized odds difference', 'equal opportunity gap']
+        >>> gated_gaps(["rmse", "mae"])
+        {'rmse gap': ('rmse',)}
+    """
+    known = gap_metrics(metrics)
+    return {name: known[name] for name in _GATED if name in known} or dict([*known.items()][:1])
 
 
 def _of_attribute(

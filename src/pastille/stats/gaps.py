@@ -8,10 +8,11 @@ With ``(a, b)`` the groups furthest apart after and ``(c, d)`` before, the growt
 * at least ``drop_d - drop_c``, since after, those two lie at most a gap apart;
 * exactly ``(after_a - after_b) - (before_c - before_d)``.
 
-Which groups these are is not known: simultaneous intervals of the groups give the pairs that they may
+Which groups these are is not known: simultaneous intervals of the differences of all pairs say which may
 be, at a tenth of the error allowed, and the bound is the widest over those pairs (intersection-union, so
-it needs no correction for their number). A harm that widens the gap of clearly unequal groups is
-measured by the paired differences alone, which are narrow.
+it needs no correction for their number). It holds whichever they are, so where groups were alike it reaches
+about as far below 0 as above, wherever the growth itself lies. A harm that widens the gap of clearly
+unequal groups is measured by the paired differences alone, which are narrow.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from pastille.stats.normal import critical_value
 from pastille.values import Comparison, Estimate, Gap, Interval
 
-METHOD = "every pair of groups that may lie furthest apart, MOVER"
+METHOD = "bound over all pairs of groups that may lie furthest apart, MOVER"
 _SHARE_FOR_PAIRS = 0.1  # of the error allowed, spent on which pairs these may be
 
 
@@ -180,26 +181,29 @@ def _growth_interval(parts: Sequence[_Part], confidence: float) -> Interval | No
     if not all(np.isfinite([cell.value, cell.down, cell.up]).all() for cell in cells):
         return None
     error = 1 - confidence
-    groups = sum(len(part.groups) for part in parts)
-    wide = critical_value(1 - error * _SHARE_FOR_PAIRS / 4 / groups) / critical_value(confidence)
-    after = _may_be_widest([part.after.stretched(wide) for part in parts])
-    before = _may_be_widest([part.before.stretched(wide) for part in parts])
+    pairs = sum(len(part.groups) * (len(part.groups) - 1) // 2 for part in parts)
+    wide = critical_value(1 - error * _SHARE_FOR_PAIRS / 4 / pairs) / critical_value(confidence)
+    after, surely = _may_be_widest([part.after.stretched(wide) for part in parts])
+    before, _ = _may_be_widest([part.before.stretched(wide) for part in parts])
     slightly = critical_value(1 - error * (1 - _SHARE_FOR_PAIRS)) / critical_value(confidence)
-    return Interval(
-        low=_lower(parts, before, after, slightly), high=_upper(parts, after, slightly), confidence=confidence
-    )
+    low = _lower(parts, before, after, slightly, surely)
+    return Interval(low=low, high=_upper(parts, after, slightly), confidence=confidence)
 
 
-def _may_be_widest(parts: Sequence[_Measured]) -> list[np.ndarray]:
-    """For each metric, which (better, worse) pairs may be those furthest apart, ``(k, k)`` bool."""
-    lows, highs = [p.value - p.down for p in parts], [p.value + p.up for p in parts]
-    surely = max(float(low.max() - high.min()) for low, high in zip(lows, highs, strict=True))
-    return [
-        np.logical_and.outer(high >= low.max(), low <= high.min())
-        & (np.subtract.outer(high, low) >= surely)
+def _may_be_widest(parts: Sequence[_Measured]) -> tuple[list[np.ndarray], float]:
+    """For each metric, which (better, worse) pairs may be those furthest apart, ``(k, k)`` bool.
+
+    And how far apart those are at least.
+    """
+    lows, highs = [_low(part) for part in parts], [_high(part) for part in parts]
+    surely = max(0.0, *(float(low.max()) for low in lows))
+    may_be = [
+        np.logical_and.outer((high >= 0).all(axis=1), (low <= 0).all(axis=1))
+        & (high >= surely)
         & ~np.eye(len(low), dtype=bool)
         for low, high in zip(lows, highs, strict=True)
     ]
+    return may_be, surely
 
 
 def _upper(parts: Sequence[_Part], after: Sequence[np.ndarray], stretch: float) -> float:
@@ -211,18 +215,23 @@ def _upper(parts: Sequence[_Part], after: Sequence[np.ndarray], stretch: float) 
 
 
 def _lower(
-    parts: Sequence[_Part], before: Sequence[np.ndarray], after: Sequence[np.ndarray], stretch: float
+    parts: Sequence[_Part],
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
+    stretch: float,
+    surely: float,
 ) -> float:
     """The least growth over the pairs that may be furthest apart before.
 
     A pair that may be so after as well is followed through, paired; of another, only its gap before counts,
     against the least gap after. Adding the two reaches holds however the two models hang together.
     """
-    still = min(
+    least = [
         float(_low(part.after.stretched(stretch))[pairs].min())
         for part, pairs in zip(parts, after, strict=True)
         if pairs.any()
-    )
+    ]
+    still = max(surely, min(least))
     bounds = [
         np.where(
             may_be_after,

@@ -16,6 +16,7 @@ from pastille.stats.bootstrap import (
     resample_sums,
 )
 from pastille.stats.bounded import score_reach
+from pastille.stats.clusters import typical_size
 from pastille.stats.forms import OfSums, OfWeights
 from pastille.stats.normal import critical_value
 from pastille.values import Interval
@@ -67,7 +68,7 @@ def drop_of_sums(
         resampled = bca_of_sums(sums, drop, confidence=confidence)
         jump, changed = _seen_jump(sums, width, drop)
         if changed < FEWEST:
-            jump = max(jump, _possible_jump(before, after) * _typical_size(clusters))
+            jump = max(jump, _possible_jump(before, after) * typical_size(clusters))
         return _moved_out(resampled, float(drop(sums.observed)), jump)
 
 
@@ -142,14 +143,6 @@ def _difference(before: OfWeights, after: OfWeights, times: np.ndarray) -> np.nd
     weights[:, before.among] = times
     difference: np.ndarray = before.statistic(weights) - after.statistic(weights)
     return difference
-
-
-def _typical_size(clusters: np.ndarray | None) -> float:
-    """Cases of a subject, larger ones counting more."""
-    if clusters is None:
-        return 1.0
-    sizes = np.unique(clusters, return_counts=True)[1].astype(np.float64)
-    return float((sizes**2).sum() / sizes.sum())
 
 
 def _taken(subjects: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:

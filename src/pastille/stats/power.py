@@ -1,7 +1,8 @@
 """How many cases a limit needs, and what limit a number of cases can prove.
 
 `cases_needed` and `cases_by_width` are closed formulas. The others are exact: they add up the probability
-of every pair of counts (newly wrong, newly right) that Tango's interval would approve.
+of every pair of counts (newly wrong, newly right) that Tango's interval would approve. Beyond `EXACT_CASES`
+they are the closed formula too: its error no longer shows, and the sum would take minutes and gigabytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from pastille.stats.normal import NORMAL, critical_value
 from pastille.stats.proportions import score_variance
 from pastille.stats.tables import binomial, last_true, likely_counts
 
+EXACT_CASES = 500_000
 _STEP = 1e-6  # to which limits and discordances are searched
+_FINE = 1e-3  # and relative to a limit that is itself as small
+_CELLS = 2**19  # of numbers of cases and of changed ones, that are added up at once
 
 
 def cases_needed(
@@ -128,8 +132,7 @@ def power_of(
         Tango, Statistics in Medicine 17, 1998.
     """
     _check(n, discordance, limit, drop, design_effect)
-    independent = _independent(n, design_effect)
-    return float(_powers(independent, discordance, limit, critical_value(confidence), drop)[0])
+    return _power(_independent(n, design_effect), discordance, limit, critical_value(confidence), drop)
 
 
 def exact_cases_needed(
@@ -170,13 +173,26 @@ def exact_cases_needed(
         raise ValueError(f"drop must be below the limit, got limit={limit}, drop={drop}")
     _power_quantile(power)
     z, tooth = critical_value(confidence), math.ceil(1 / limit)
-    start = _first_enough(discordance, limit, z, power, drop)
-    while True:
-        ahead = np.arange(start, start + tooth)
-        short = np.flatnonzero(_powers(ahead, discordance, limit, z, drop) < power)
-        if not short.size:
-            return math.ceil(start * design_effect)
-        start = int(ahead[short[-1]]) + 1
+    start = cases_needed(discordance, limit, confidence=confidence, power=power, drop=drop)
+    if start <= EXACT_CASES:
+        start = _first_enough(discordance, limit, z, power, drop)
+        while last := _last_short(np.arange(start, start + tooth), discordance, limit, z, power, drop):
+            start = last + 1
+    return math.ceil(start * design_effect)
+
+
+def _last_short(
+    sizes: np.ndarray, discordance: float, limit: float, z: float, power: float, drop: float
+) -> int | None:
+    """The last of some numbers of cases that is not enough; in chunks, which bounds the memory."""
+    low, high = likely_counts(int(sizes[-1]), discordance)
+    rows = max(1, _CELLS // (high - low + 1))
+    for end in range(len(sizes), 0, -rows):
+        chunk = sizes[max(0, end - rows) : end]
+        short = np.flatnonzero(_powers(chunk, discordance, limit, z, drop) < power)
+        if short.size:
+            return int(chunk[short[-1]])
+    return None
 
 
 def _first_enough(discordance: float, limit: float, z: float, power: float, drop: float) -> int:
@@ -229,9 +245,9 @@ def smallest_provable_limit(
     _power_quantile(power)
     z, independent = critical_value(confidence), _independent(n, design_effect)
     low, high = 0.0, 1.0
-    while high - low > _STEP:
+    while high - low > min(_STEP, _FINE * high):
         middle = (low + high) / 2
-        enough = _powers(independent, discordance, middle, z, drop)[0] >= power
+        enough = _power(independent, discordance, middle, z, drop) >= power
         low, high = (low, middle) if enough else (middle, high)
     return high
 
@@ -267,7 +283,7 @@ def bearable_discordance(
     z, independent = critical_value(confidence), _independent(n, design_effect)
 
     def enough(discordance: float) -> bool:
-        return bool(_powers(independent, discordance, limit, z, 0.0)[0] >= power)
+        return _power(independent, discordance, limit, z, 0.0) >= power
 
     if not enough(0.0):
         return None
@@ -293,8 +309,19 @@ def _check(n: int, discordance: float, limit: float, drop: float, design_effect:
         raise ValueError(f"design_effect must be at least 1, got {design_effect}")
 
 
-def _independent(n: int, design_effect: float) -> np.ndarray:
-    return np.array([max(1, math.floor(n / design_effect))])
+def _independent(n: int, design_effect: float) -> int:
+    return max(1, math.floor(n / design_effect))
+
+
+def _power(n: int, discordance: float, limit: float, z: float, drop: float) -> float:
+    """Chance of approval for one number of cases."""
+    if n <= EXACT_CASES:
+        return float(_powers(np.array([n]), discordance, limit, z, drop)[0])
+    if n < z**2 * (1 / limit - 1):  # too few if they never disagree
+        return 0.0
+    if discordance == 0:
+        return 1.0
+    return NORMAL.cdf((limit - drop) * math.sqrt(n / discordance) - z)
 
 
 def _powers(sizes: np.ndarray, discordance: float, limit: float, z: float, drop: float) -> np.ndarray:

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import groupby
 
 import numpy as np
 
-from pastille.recipe import FairnessLimits
-from pastille.stats.catalogue import MetricForms
+from pastille.recipe import CalibrationLimits, FairnessLimits
 from pastille.stats.clusters import effective_cases, has_repeats
 from pastille.stats.forms import Form, Share
 from pastille.stats.groups import groups_of
-from pastille.stats.kinds import forms
-from pastille.stats.power import bearable_discordance, cases_needed, exact_cases_needed, power_of
+from pastille.stats.power import (
+    bearable_discordance,
+    cases_needed,
+    exact_cases_needed,
+    power_of,
+)
+from pastille.stats.unchanged import (
+    CLASSIFIES,
+    Stressed,
+    Unchanged,
+    hopeless_sentence,
+    not_foretold,
+    points,
+    questions,
+    unchanged,
+)
 from pastille.values import Cases, SplitName
-from pastille.vocabulary import cases_of, place, spoken
+from pastille.vocabulary import counted, many, place, spoken
 
 DISCORDANCE = 0.02  # assumed: how often a candidate and its baseline disagree on who is right
 POWER = 0.8  # wanted: the chance that a candidate as good as the baseline is approved
-_SURE = 40.0  # log-odds that any threshold takes for an answer
-_CLASSIFIES = ("binary", "multiclass", "multilabel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +48,13 @@ class Asked:
     cases: int
     subjects: int | None = None  # where they repeat
     worth: int  # independent cases that they are worth at least
-    fewest: int  # cases that prove the limit if no decision changes
+    fewest: int | None  # cases that prove the limit if no decision changes; None: no number does, of 0
     least: int = 1  # fewer are inconclusive whatever the models answer: fairness.min_group
 
     @property
     def hopeless(self) -> bool:
         """Whether the verdict cannot be approved, even if no decision changes."""
-        return self.cases < max(self.least, self.fewest)
+        return self.fewest is None or self.cases < max(self.least, self.fewest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +64,7 @@ class Outlook:
     asked: Asked
     discordance: float  # assumed
     power: float  # chance of approval at that discordance
-    needed: int  # cases for the power wanted, at that discordance
+    needed: int | None  # cases for the power wanted, at that discordance; None: no number, of a limit of 0
     bearable: float | None  # largest discordance with the power wanted; None: cannot be approved
 
     @property
@@ -87,8 +98,8 @@ def outlooks(
         power: Chance of approval that is wanted, in ``[0.5, 1)``.
 
     Returns:
-        Overall, then by class, then by group. Limits of 0 are left out: no number of cases proves them of
-        a candidate that is as good as the baseline.
+        Overall, then by class, then by group. No number of cases proves a limit of 0 of a candidate that is
+        only as good as the baseline.
 
     Raises:
         DataError: An attribute of ``fairness.by`` does not exist.
@@ -110,7 +121,8 @@ def outlooks(
 
 def _outlook(asked: Asked, confidence: float, discordance: float, power: float) -> Outlook:
     effect = asked.cases / asked.worth if asked.worth else 1.0
-    needed = math.ceil(_independent_needed(discordance, asked.limit, confidence, power) * effect)
+    alone = _independent_needed(discordance, asked.limit, confidence, power) if asked.limit else None
+    needed = None if alone is None else math.ceil(alone * effect)
     found = Outlook(asked=asked, discordance=discordance, power=0.0, needed=needed, bearable=None)
     if asked.hopeless:
         return found
@@ -134,10 +146,10 @@ def _asked(
     fairness: FairnessLimits | None,
     confidence: float,
 ) -> Iterator[Asked]:
-    if cases.kind not in _CLASSIFIES:
+    if cases.kind not in CLASSIFIES:
         return
     asked_of = _AskedOf(cases=cases, confidence=confidence, repeats=has_repeats(cases.subjects))
-    known = _questions(cases)
+    known = questions(cases)
     yield from asked_of.shares(known.overall, max_drop)
     if max_class_drop:
         for label, of_class in known.classes.items():
@@ -168,7 +180,7 @@ class _AskedOf:
     ) -> Iterator[Asked]:
         for metric, limit in limits.items():
             share = known.get(metric)
-            if isinstance(share, Share) and 0 < limit < 1:
+            if isinstance(share, Share):
                 yield self._asked(metric, limit, share, where or {}, least)
 
     def _asked(self, metric: str, limit: float, share: Share, where: Mapping[str, str], least: int) -> Asked:
@@ -176,7 +188,6 @@ class _AskedOf:
         if self.repeats and self.cases.subjects is not None and share.n:
             concerned = self.cases.subjects[share.among]
             subjects, worth = len(np.unique(concerned)), math.floor(_least_worth(concerned))
-        independent = cases_needed(0.0, limit, confidence=self.confidence)
         return Asked(
             split=self.cases.split,
             metric=metric,
@@ -185,9 +196,14 @@ class _AskedOf:
             cases=share.n,
             subjects=subjects,
             worth=worth,
-            fewest=math.ceil(independent * share.n / worth) if worth else independent,
+            fewest=self._fewest(limit, share.n / worth if worth else 1.0),
             least=least,
         )
+
+    def _fewest(self, limit: float, effect: float) -> int | None:
+        if limit == 0:
+            return None
+        return math.ceil(cases_needed(0.0, limit, confidence=self.confidence) * effect)
 
 
 def _least_worth(subjects: np.ndarray) -> float:
@@ -196,23 +212,51 @@ def _least_worth(subjects: np.ndarray) -> float:
     return effective_cases(same, subjects, rare=same > 0, confidence=0.95)
 
 
-def _questions(cases: Cases) -> MetricForms:
-    """The questions that are put to the cases: those of a model that is always right."""
-    one_of_several = cases.kind == "multiclass"
-    right = cases.targets[:, None] == np.arange(len(cases.labels)) if one_of_several else cases.targets > 0
-    return forms(np.where(right, _SURE, -_SURE), replace(cases, metrics=()))
+def unforeseeable(
+    cases: Cases,
+    metrics: Mapping[str, float],
+    *,
+    max_class_drop: Mapping[str, float] | None = None,
+    fairness: FairnessLimits | None = None,
+    calibration: CalibrationLimits | None = None,
+    stress: Stressed | None = None,
+    confidence: float = 0.95,
+) -> tuple[str, ...]:
+    """Of what has a limit, that which no formula foretells: what can be proven of it depends on the answers.
 
+    Args:
+        cases: The right answers of the split.
+        metrics: Metric -> limit; as in `outlooks`.
+        max_class_drop: As in `outlooks`.
+        fairness: As in `outlooks`.
+        calibration: Limits of how much less the probabilities may mean.
+        stress: What is asked under perturbed inputs.
+        confidence: Of the two-sided intervals.
 
-def unforeseeable(cases: Cases, metrics: Mapping[str, float]) -> tuple[str, ...]:
-    """Of metrics with a limit, those that no formula foretells: what they can prove depends on the answers.
+    Returns:
+        Names of metrics, and other checks in words.
 
     Example:
         >>> cases = Cases(kind="binary", split="test", targets=np.array([0, 1]), labels=("a", "b"))
-        >>> unforeseeable(cases, {"accuracy": 0.01, "auroc": 0.01})
-        ('auroc',)
+        >>> unforeseeable(cases, {"accuracy": 0.01, "auroc": 0.01}, calibration=CalibrationLimits())
+        ('auroc', 'expected calibration error')
     """
-    known = _questions(cases).overall if cases.kind in _CLASSIFIES else {}
-    return tuple(name for name in metrics if not isinstance(known.get(name), Share))
+    known = questions(cases) if cases.kind in CLASSIFIES else None
+    overall = known.overall if known else {}
+    of_class: Mapping[str, Form] = next(iter(known.classes.values()), {}) if known else {}
+    of_group = fairness.max_drop if fairness else {}
+    return (
+        *_no_shares(overall, metrics),
+        *(f"{spoken(name)} of every class" for name in _no_shares(of_class, max_class_drop or {})),
+        *(f"{spoken(name)} of every group" for name in _no_shares(overall, of_group)),
+        *not_foretold(
+            cases, fairness=fairness, calibration=calibration, stress=stress, confidence=confidence
+        ),
+    )
+
+
+def _no_shares(known: Mapping[str, Form], limits: Mapping[str, float]) -> Iterator[str]:
+    return (name for name in limits if not isinstance(known.get(name), Share))
 
 
 def provable(
@@ -221,6 +265,7 @@ def provable(
     max_drop: Mapping[str, float],
     max_class_drop: Mapping[str, float] | None = None,
     fairness: FairnessLimits | None = None,
+    stress: Stressed | None = None,
     confidence: float,
 ) -> tuple[str, ...]:
     """Cautions for the start of a run: limits that the split cannot prove, even if no decision changes.
@@ -229,12 +274,16 @@ def provable(
         cases: As in `outlooks`, as are the others.
         max_drop: Metric -> limit.
         max_class_drop: Metric -> limit of every class.
-        fairness: Limits of every group.
+        fairness: Limits of every group, and of the gaps between them.
+        stress: What is asked under perturbed inputs.
         confidence: Of the two-sided intervals.
 
     Returns:
-        One sentence for each limit overall, and one for all classes or groups of a metric; none where every
-        limit could be proven.
+        One sentence for each limit overall, one for all classes or groups of a metric, and one for each gap
+        and stressed metric; none where every limit that can be foretold could be proven.
+
+    Raises:
+        DataError: An attribute does not exist.
 
     Example:
         >>> cases = Cases(kind="multiclass", split="test", targets=np.arange(50) % 2, labels=("a", "b"))
@@ -252,7 +301,15 @@ def provable(
             for _, same in groupby(parts, key=_family)
             for text in _caution_of_parts(tuple(same), reported=reported)
         ),
+        *_cautions_of_unchanged(unchanged(cases, fairness=fairness, confidence=confidence), reported),
+        *_cautions_of_unchanged(unchanged(cases, stress=stress, confidence=confidence), reported=False),
     )
+
+
+def _cautions_of_unchanged(found: Iterable[Unchanged], reported: bool) -> Iterator[str]:
+    for each in found:
+        if each.hopeless:
+            yield f"caution: {hopeless_sentence(each)}{'; it is only reported' if reported else ''}"
 
 
 def _family(asked: Asked) -> tuple[bool, str, float]:
@@ -261,11 +318,18 @@ def _family(asked: Asked) -> tuple[bool, str, float]:
 
 
 def _caution(asked: Asked) -> str:
+    if asked.fewest is None:
+        return f"caution: {_nothing_lost(spoken(asked.metric))}: the verdict can hardly be approved"
     return (
         f"caution: the {asked.split} split has {_counted(asked)} for {spoken(asked.metric)}, but to show "
-        f"that no more than {_points_are(asked.limit)} lost takes at least {asked.fewest}, even if no "
+        f"that no more than {_points_are(asked.limit)} lost takes at least {many(asked.fewest)}, even if no "
         "decision changes: the verdict cannot be approved"
     )
+
+
+def _nothing_lost(what: str) -> str:
+    as_good = "of a candidate that is only as good as the baseline"
+    return f"{what}: no number of cases can show a loss of at most 0 points {as_good}"
 
 
 def _caution_of_parts(same: tuple[Asked, ...], *, reported: bool) -> Iterator[str]:
@@ -274,44 +338,57 @@ def _caution_of_parts(same: tuple[Asked, ...], *, reported: bool) -> Iterator[st
         return
     smallest = min(short, key=lambda each: each.cases)
     of_class = "class" in smallest.where
+    kind = "classes" if of_class else "groups"
     outcome = "they are only reported" if reported and not of_class else "the verdict cannot be approved"
+    if smallest.fewest is None:
+        hardly = outcome.replace("cannot", "can hardly")
+        yield f"caution: {_nothing_lost(f'{spoken(smallest.metric)} of {kind}')}: {hardly}"
+        return
+    takes = max(smallest.fewest, smallest.least)
     yield (
-        f"caution: {len(short)} of {len(same)} {'classes' if of_class else 'groups'} of the {smallest.split} "
-        f"split have too few cases to show that no more than {_points_are(smallest.limit)} lost of "
-        f"{spoken(smallest.metric)}, even if no decision changes ({place(smallest.where)} has "
-        f"{_counted(smallest)}, and it takes at least {max(smallest.fewest, smallest.least)}): {outcome}"
+        f"caution: {len(short)} of {len(same)} {kind} of the {smallest.split} "
+        f"split {'has' if len(short) == 1 else 'have'} too few cases to show that no more than "
+        f"{_points_are(smallest.limit)} lost of {spoken(smallest.metric)}, even if no decision changes "
+        f"({place(smallest.where)} has {_counted(smallest)}, and it takes at least {many(takes)}): {outcome}"
     )
+
+
+def subject(outlook: Outlook) -> str:
+    """Which metric it is, and of whom."""
+    asked = outlook.asked
+    return spoken(asked.metric) + (f" of {place(asked.where)}" if asked.where else "")
 
 
 def sentence(outlook: Outlook) -> str:
     """What can be proven, in words."""
     asked = outlook.asked
-    subject = spoken(asked.metric) + (f" of {place(asked.where)}" if asked.where else "")
-    bound = f"show a loss of at most {_points(asked.limit)}"
+    what = subject(outlook)
+    bound = f"show a loss of at most {points(asked.limit)}"
+    if asked.fewest is None:
+        return _nothing_lost(what)
     if 0 < asked.cases < asked.least:
-        asks = f"fairness.min_group asks for {asked.least}"
-        return f"{subject}: {_counted(asked)} are too few to be judged; {asks}"
+        asks = f"fairness.min_group asks for {many(asked.least)}"
+        verb = "is" if asked.cases == 1 else "are"
+        return f"{what}: {_counted(asked)} {verb} too few to be judged; {asks}"
     if outlook.bearable is None:
-        takes = f"that takes {max(asked.fewest, asked.least)}"
-        return f"{subject}: {_counted(asked)} cannot {bound}, even if no decision changes; {takes}"
+        takes = f"that takes {many(max(asked.fewest, asked.least))}"
+        return f"{what}: {_counted(asked)} cannot {bound}, even if no decision changes; {takes}"
     if outlook.bearable >= 1:
-        return f"{subject}: {_counted(asked)} can {bound}, however many decisions change"
+        return f"{what}: {_counted(asked)} can {bound}, however many decisions change"
     share = f"no more than {_percent_below(outlook.bearable)} of the decisions change"
-    return f"{subject}: {_counted(asked)} can {bound}, if {share}"
+    return f"{what}: {_counted(asked)} can {bound}, if {share}"
 
 
 def _counted(asked: Asked) -> str:
+    cases = counted(asked.cases, asked.metric)
     if asked.subjects is None:
-        return f"{asked.cases} {cases_of(asked.metric)}"
-    return f"{asked.cases} {cases_of(asked.metric)} (of {asked.subjects} subjects, worth {asked.worth})"
-
-
-def _points(limit: float) -> str:
-    return f"{100 * limit:.6g} point{'' if limit == 0.01 else 's'}"
+        return cases
+    subjects = f"{many(asked.subjects)} subject{'' if asked.subjects == 1 else 's'}"
+    return f"{cases} (of {subjects}, worth {many(asked.worth)})"
 
 
 def _points_are(limit: float) -> str:
-    return f"{_points(limit)} {'is' if limit == 0.01 else 'are'}"
+    return f"{points(limit)} {'is' if limit == 0.01 else 'are'}"
 
 
 def _percent_below(share: float) -> str:

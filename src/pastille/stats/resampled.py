@@ -1,9 +1,16 @@
-"""Estimates without a closed form: BCa bootstrap intervals, by subject where one has several cases."""
+"""Estimates without a closed form: BCa bootstrap intervals, by subject where one has several cases.
+
+Where resamples all agree the bootstrap has nothing to say of cases that were not seen: 60 cases without a
+wrong answer do not make precision certain. The interval then reaches as far as one unseen case, unlike all
+others, may take the metric (`pastille.stats.bounded.score_reach`, as for a drop); of a share without errors
+that is Wilson's.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,8 +22,10 @@ from pastille.stats.bootstrap import (
     left_out,
     resample_sums,
 )
-from pastille.stats.clusters import has_repeats
+from pastille.stats.bounded import score_reach
+from pastille.stats.clusters import has_repeats, typical_size
 from pastille.stats.forms import OfSums, OfWeights
+from pastille.stats.normal import critical_value
 from pastille.values import Estimate, Interval
 
 _BLOCKS = 200  # of the jackknife of weights: it only measures skewness, for which so many are enough
@@ -118,6 +127,38 @@ def _estimate(
     return Estimate(
         value=value, interval=interval, n=int(np.count_nonzero(form.among)), method="BCa bootstrap" + by
     )
+
+
+def with_unseen(form: OfSums | OfWeights, found: Estimate, *, subjects: np.ndarray | None) -> Estimate:
+    """Of one model: what `resampled` found, where resamples agree with room for an unseen case.
+
+    A metric that is 0 or 1 is taken to be at the end of its scale, which is as long as that. There is no
+    interval where nothing says how much a case may add.
+    """
+    certain, value = found.interval, found.value
+    if certain is None or certain.low < certain.high:
+        return found
+    jump = _unseen_jump(form, value) * typical_size(_clusters(form.among, subjects))
+    if jump <= 0:
+        return replace(found, interval=None)
+    bound = 1.0 if value in (0.0, 1.0) else math.inf
+    reach = score_reach(0.0, jump, bound=bound, z=critical_value(certain.confidence))
+    low = value if value == 0 else value - reach
+    high = value if value == 1 and form.higher_is_better else value + reach
+    return replace(
+        found, interval=replace(certain, low=low, high=high), method="score interval of an unseen case"
+    )
+
+
+def _unseen_jump(form: OfSums | OfWeights, value: float) -> float:
+    """By how much a metric may move if one column of one case is as no other case has it."""
+    if isinstance(form, OfWeights):
+        return 0.0
+    rows = form.columns[form.among]
+    steps = np.diag(np.abs(rows).max(axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moved = np.abs(form.statistic(rows.sum(axis=0) + np.concatenate([steps, -steps])) - value)
+    return float(moved[np.isfinite(moved)].max(initial=0.0))
 
 
 def _clusters(among: np.ndarray, subjects: np.ndarray | None) -> np.ndarray | None:

@@ -27,8 +27,8 @@ def to_logits(kind: Kind, outputs: np.ndarray, given: Scale = "auto", *, name: s
     Args:
         kind: What the task is.
         outputs: Logits or probabilities, in any shape of `pastille.stats.decisions.output_problem`.
-        given: Which of the two. ``"auto"`` takes values outside ``[0, 1]`` for logits, and rows inside it
-            that sum to 1 for probabilities; anything else it refuses.
+        given: Which of the two. ``"auto"`` takes values of which some are negative for logits, and rows
+            inside ``[0, 1]`` that sum to 1 for probabilities; anything else it refuses.
         name: Of the array, for messages.
 
     Returns:
@@ -83,7 +83,10 @@ def looks_like_probabilities(kind: Kind, outputs: np.ndarray) -> bool:
 
 def _recognised(kind: Kind, values: np.ndarray, name: str) -> Scale:
     if not _inside(values).all():
-        return "logits"
+        if values.min() < 0:
+            return "logits"
+        why = f"none is negative, and they reach {values.max():.6g} (probabilities in per cent?)"
+        raise ValueError(f"{name} must be said to be logits or probabilities: {why}")
     if not _is_softmax(kind, values):
         why = "all lie between 0 and 1"
     elif not (wrong := _wrong_sums(values)).any():

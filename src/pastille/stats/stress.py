@@ -15,7 +15,7 @@ positively correlated, and a score test that thinks changes by two impossible un
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -29,6 +29,9 @@ from pastille.stats.shares import subject_method
 from pastille.values import Interval
 
 STRESSABLE = (Share, OfSums, OfWeights)  # the forms of which an excess can be had
+# An excess of these would be in the units of the targets, which no share can limit.
+_IN_UNITS_OF_THE_TARGETS = frozenset({"rmse", "mae", "bias"})
+_USUAL = frozenset({"accuracy", "sensitivity", "r2", "dice"})
 _VALUES = (-2, -1, 0, 1, 2)  # what one case can add
 _TOLERANCE = 1e-10
 _FEWEST_FOR_BOOTSTRAP = 20  # below, its interval is far too narrow to approve anything
@@ -45,6 +48,38 @@ class Excess:
     interval: Interval | None  # None: the cases cannot tell
     n: int
     method: str
+
+
+def stressed_rows(n: int, count: int, seed: int) -> np.ndarray:
+    """Which of ``n`` cases are asked under perturbed inputs: sorted rows of ``count``, taken at random.
+
+    Example:
+        >>> stressed_rows(5, 20, seed=0)
+        array([0, 1, 2, 3, 4])
+    """
+    return np.sort(np.random.default_rng(seed).permutation(n)[:count])
+
+
+def stressed_metrics(known: Mapping[str, Form], asked: Collection[str], own: Collection[str]) -> list[str]:
+    """Which metrics are judged under perturbed inputs: those with a limit that can be, or the usual ones.
+
+    Args:
+        known: Every metric of a model, and what it is made of.
+        asked: Those that a limit is set on.
+        own: Those of the user's own.
+
+    Example:
+        >>> share = Share(hits=np.ones(3, bool), among=np.ones(3, bool))
+        >>> stressed_metrics({"accuracy": share, "specificity": share}, asked=["auroc"], own=[])
+        ['accuracy']
+    """
+    possible = [
+        name
+        for name, form in known.items()
+        if isinstance(form, STRESSABLE) and name not in _IN_UNITS_OF_THE_TARGETS
+    ]
+    wanted = ([name for name in possible if name in group] for group in (asked, _USUAL, own))
+    return next((chosen for chosen in wanted if chosen), possible)
 
 
 def excess(

@@ -15,6 +15,7 @@ from pastille.report.svg.rows import (
     limit_axis,
     limit_header,
     limit_row,
+    share_bar,
     time_bars,
 )
 from pastille.report.svg.scatter import key_mark, tradeoff_plot
@@ -31,6 +32,7 @@ __all__ = [
     "limit_header",
     "limit_row",
     "reliability_diagram",
+    "share_bar",
     "stress_curve",
     "time_bars",
     "tradeoff_plot",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from markupsafe import Markup
 
 from pastille.report.checks import LimitMark
 from pastille.report.evidence import PairTable, Reading
+from pastille.report.kernels import ShareBar
 from pastille.report.svg.elements import Scale, drawing, el, label, line, linear_ticks, tick_words
 from pastille.report.timing import Bottleneck
+from pastille.values import Precision
 
 _W, _H = 220.0, 26.0
 _PAD = 14.0
@@ -160,6 +163,39 @@ def time_bars(bottleneck: Bottleneck, most_ms: float) -> Markup:
         "",
         el("rect", x=1, y=3, width=prepared, height=16, class_="bar-prepare"),
         el("rect", x=1 + prepared, y=3, width=inferred, height=16, class_="bar-infer"),
+        class_="plot time",
+        stretched=True,
+    )
+
+
+_SHARE_CLASSES: dict[Precision, str] = {
+    "int8": "bar-infer",
+    "float": "bar-prepare",
+    "conversion": "bar-convert",
+    "other": "bar-before",
+}
+
+
+def share_bar(bar: ShareBar) -> Markup:
+    """How much of one thing runs in which numbers: the parts of a whole, side by side."""
+    width = 600.0
+    ends = list(accumulate((part.share for part in bar.parts), initial=0.0))
+    return drawing(
+        width,
+        14,
+        bar.words,
+        "",
+        *(
+            el(
+                "rect",
+                x=start * width,
+                y=2,
+                width=part.share * width,
+                height=10,
+                class_=_SHARE_CLASSES[part.kind],
+            )
+            for part, start in zip(bar.parts, ends, strict=False)
+        ),
         class_="plot time",
         stretched=True,
     )
