@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +70,8 @@ def view_of(model: Any) -> View:
     graph = model.graph
     inferred = onnx.shape_inference.infer_shapes(model).graph
     tensors = (*inferred.value_info, *inferred.input, *inferred.output)
-    reads = [name for part in _parts(graph) for node in part.node for name in node.input]
-    reads += [output.name for part in _parts(graph) for output in part.output]
+    reads = [name for part in (graph, *subgraphs(graph)) for node in part.node for name in node.input]
+    reads += [output.name for part in (graph, *subgraphs(graph)) for output in part.output]
     return View(
         constants={t.name: numpy_helper.to_array(t) for t in graph.initializer},
         shapes={t.name: _sizes(t) for t in tensors if _is_float(t)},
@@ -84,15 +84,6 @@ def view_of(model: Any) -> View:
 def _answers(graph: Any) -> frozenset[str]:
     read = (name for node in answering_nodes(graph) for name in node.input)
     return frozenset((*read, *(output.name for output in graph.output)))
-
-
-def _parts(graph: Any) -> Iterator[Any]:
-    """The graph and the bodies of its branches and loops, which may read what is outside of them."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _parts(attribute.g)
 
 
 def _is_float(value: Any) -> bool:
@@ -111,7 +102,7 @@ def drop_unread_(graph: Any) -> None:
         graph: An ``onnx.GraphProto``.
     """
     while True:
-        parts = list(_parts(graph))
+        parts = (graph, *subgraphs(graph))
         read = {name for part in parts for node in part.node for name in node.input}
         read |= {output.name for part in parts for output in part.output}
         live = [node for node in graph.node if read.intersection(node.output)]
