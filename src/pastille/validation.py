@@ -50,6 +50,7 @@ from pastille.record import (
 )
 from pastille.report import write_report
 from pastille.runtime import ONNXRUNTIME, Session, load
+from pastille.runtime.onnx_graph import read_graph
 from pastille.stats.metrics import score
 from pastille.stats.threshold import choose_threshold
 from pastille.values import Cases, Check, CustomMetric, Evidence, Status, TensorSpec, Verdict, to_json
@@ -178,6 +179,7 @@ def _beside(given: _Material, cases: Cases, recipe: Recipe, base: Path, progress
         *size_checks(given.files, recipe),
         *latency_checks(sessions, splits, recipe, progress),
         *int8_checks(given.files["candidate"], splits, recipe),
+        *technique_checks(given.files["candidate"], recipe),
     )
     file, specs = given.files["candidate"], given.inspection.inputs
     return (
@@ -353,6 +355,34 @@ def int8_checks(file: Path, splits: Splits, recipe: Recipe) -> Iterator[Check]:
     if len(session.inputs) == len(one) == 1:  # by whatever name
         one = {session.inputs[0].name: next(iter(one.values()))}
     yield judge_int8_share(kernels_if_possible(file, one, threads=threads), limit)
+
+
+def technique_checks(file: Path, recipe: Recipe) -> Iterator[Check]:
+    """At a tier where post-training quantization alone is never approved, a file must not look like it.
+
+    How a file was quantized cannot be read from it, so a quantized one is not approved there; only a run
+    knows what it did.
+    """
+    tier = policy.TIERS[recipe.requirements.risk]
+    quantized = [
+        node for node in read_graph(file).nodes if "QuantizeLinear" in node.op or "QLinear" in node.op
+    ]
+    if tier.post_training_quantization or not quantized:
+        return
+    yield Check(
+        metric="technique",
+        status=Status.INCONCLUSIVE,
+        limit=0.0,
+        baseline=None,
+        candidate=float(len(quantized)),
+        drop=None,
+        interval=None,
+        n=None,
+        method="operators of the file",
+        more_cases=None,
+        reason=f"{file.name} is quantized ({len(quantized)} operators), and at risk tier {tier.risk!r} "
+        "post-training quantization alone is never approved; a file does not show how it was quantized",
+    )
 
 
 def latency_checks(

@@ -239,6 +239,19 @@ def test_a_file_with_other_inputs_is_named(folder: Path) -> None:
     assert "wide.onnx: input 'features' is float32 (7), but the data has float32 (4)" in result.stderr
 
 
+def test_a_quantized_file_is_never_approved_at_tier_critical(finished: tuple[Path, Path, Result]) -> None:
+    """How it was quantized cannot be read from it."""
+    project, directory, _ = finished
+    models = directory / "bundle/models"
+    against: list[str | Path] = ["--against", models / "fp32.onnx", "--data", project / "recipe.yaml", "-q"]
+    against += ["--set", "requirements.risk=critical", "--set", "plan=[]"]
+    said = pastille("validate", models / "int8.onnx", *against)
+    assert said.exit_code in (3, 4), said.output
+    assert "post-training quantization alone is never approved" in " ".join(said.stdout.split())
+    float_file = pastille("validate", models / "fp32.onnx", *against)
+    assert "never approved" not in float_file.stdout
+
+
 RUN = [
     *("--set", "requirements.max_drop.sensitivity=5 %"),
     *("--set", "requirements.fairness={by: [sex], undecided: report}"),
