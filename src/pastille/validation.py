@@ -56,6 +56,7 @@ from pastille.stats.threshold import choose_threshold
 from pastille.values import Cases, Check, CustomMetric, Evidence, Status, TensorSpec, Verdict, to_json
 
 VERDICT = "verdict.json"
+_QUANTIZED = ("QuantizeLinear", "QLinear", "Integer", "NBits")  # in the names of operators
 _INVARIANCE_CASES = 64
 JudgedSplit = Literal["validation", "test"]
 
@@ -364,9 +365,7 @@ def technique_checks(file: Path, recipe: Recipe) -> Iterator[Check]:
     knows what it did.
     """
     tier = policy.TIERS[recipe.requirements.risk]
-    quantized = [
-        node for node in read_graph(file).nodes if "QuantizeLinear" in node.op or "QLinear" in node.op
-    ]
+    quantized = [node for node in read_graph(file).nodes if any(mark in node.op for mark in _QUANTIZED)]
     if tier.post_training_quantization or not quantized:
         return
     yield Check(
