@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx
 
+from pastille.quantization.conversion import drop_unused_
+
 # What may stand between the last kernel and the output: it computes on one tensor, and constants.
 _ANSWERING = frozenset(
     {
@@ -60,7 +62,7 @@ def float_output(model: Any) -> Any:
     for node in answering_nodes(new.graph):
         (read,) = set(_data(node, constants))
         node.input[:] = [_before_pair(read, makers) if name == read else name for name in node.input]
-    _drop_unused_(new.graph)
+    drop_unused_(new.graph)
     del new.graph.value_info[:]
     return new
 
@@ -86,25 +88,3 @@ def _before_pair(name: str, makers: dict[str, Any]) -> str:
         return name
     quantize = makers.get(dequantize.input[0])
     return str(quantize.input[0]) if quantize is not None and quantize.op_type == "QuantizeLinear" else name
-
-
-def _drop_unused_(graph: Any) -> None:
-    makers = _makers(graph)
-    used: set[str] = set()
-    pending = [output.name for output in graph.output]
-    while pending:
-        if (name := pending.pop()) not in used:
-            used.add(name)
-            pending += _reads(makers[name]) if name in makers else []
-    nodes = [node for node in graph.node if used.intersection(node.output)]
-    tensors = [t for t in graph.initializer if t.name in used]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensors)
-
-
-def _reads(node: Any) -> list[str]:
-    """What a node reads, in the bodies of its branches too."""
-    bodies = [a.g for a in node.attribute if a.HasField("g")]
-    inner = [name for body in bodies for n in body.node for name in _reads(n)]
-    return [*node.input, *inner, *(o.name for body in bodies for o in body.output)]
