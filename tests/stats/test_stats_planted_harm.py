@@ -155,6 +155,7 @@ def test_an_activation_range_that_clips_the_old_is_caught_on_ham10000() -> None:
     assert harm.drop is not None
     assert harm.drop > 0.08
     assert harm.reason.startswith("sensitivity of age band >=65 fell by 1")
-    (growth,) = gap_checks(found, limit=0.02, min_group=30)
-    assert growth.drop is not None
-    assert growth.method
+    growth = {check.metric: check for check in gap_checks(found, limit=0.02, min_group=30)}
+    # Those best served were the ones harmed: both gaps shrink, and no gap alone would have told.
+    assert set(growth) == {"equalized odds difference", "equal opportunity gap"}
+    assert all(check.drop is not None and check.drop < 0 for check in growth.values())
