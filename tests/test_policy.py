@@ -218,7 +218,9 @@ def test_probabilities_and_groups_are_needed_for_their_limits() -> None:
 
 def test_post_training_quantization_is_never_approved_at_critical() -> None:
     plan = [ITERATIVE, {"quantize": {"method": "ptq"}}]
-    with pytest.raises(RecipeError, match="is never approved there, and quantization-aware") as caught:
+    with pytest.raises(
+        RecipeError, match="is never approved there; train in int8 with method: qat"
+    ) as caught:
         policy.check(_recipe("binary", "critical", plan=plan))
     assert caught.value.key == "plan.1.quantize.method"
     for risk in ("high", "medium", "low"):

@@ -9,19 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from pastille.bundle import Manifest, verify
+from pastille.bundle import verify
 from pastille.bundle.golden import DECIDING, MASK_SHARE, equal_share, tolerance_of
-from pastille.bundle.manifest import Variant
+from pastille.bundle.manifest import OutputScale
 from pastille.bundle.verify import golden_of
-from pastille.errors import UsageError
+from pastille.errors import RecipeError, UsageError
 from pastille.files import sha256_file
 from pastille.progress import SILENT, Progress
+from pastille.recipe import Recipe
 from pastille.references import one_line
 from pastille.runtime import UNKNOWN_DIM
-from pastille.runtime.emulated import Answers, Isa, answers_on
+from pastille.runtime.emulated import Answers, Isa, answers_on, check_emulated
 from pastille.stats.decisions import decisions
 from pastille.stats.scale import to_logits
-from pastille.values import TensorSpec
+from pastille.values import Kind, TensorSpec
 
 Decide = Callable[[np.ndarray], np.ndarray]  # raw outputs (N, ...) -> decisions (N, ...)
 
@@ -58,6 +59,19 @@ class CaseFile:
     recorded: np.ndarray | None = None
 
 
+def check_isas(recipe: Recipe) -> None:
+    """Refuse a recipe that asks for CPUs which cannot be emulated here, before any work.
+
+    Raises:
+        RecipeError: QEMU or the ARM root is missing; the message says what to install.
+    """
+    for isa in recipe.measure.isas:
+        try:
+            check_emulated(isa)
+        except UsageError as error:
+            raise RecipeError(f"measure.isas: {error}, or leave {isa} out", key="measure.isas") from None
+
+
 def replay_on(
     isa: Isa,
     path: Path,
@@ -67,6 +81,7 @@ def replay_on(
     decide: Decide | None = None,
     threads: int = 1,
     timeout_s: float = 1800.0,
+    budget_s: float | None = None,
     root: Path | None = None,
 ) -> Elsewhere:
     """Ask a file cases on another kind of CPU, and hold its answers against those given here.
@@ -79,6 +94,7 @@ def replay_on(
         decide: Makes decisions of raw outputs; see `largest` for what is done without.
         threads: That the runtime may use.
         timeout_s: Seconds for each of the two processes.
+        budget_s: Seconds after which no further case is asked there; fewer are then compared.
         root: Of an ARM system; see `answers_on`.
 
     Raises:
@@ -92,7 +108,9 @@ def replay_on(
             "isa native is held against recorded answers, and there are none: give a bundle, or --cases with "
             "an array output.NAME; or choose another isa"
         )
-    there = answers_on(isa, path, cases.inputs, threads=threads, timeout_s=timeout_s, root=root)
+    there = answers_on(
+        isa, path, cases.inputs, threads=threads, timeout_s=timeout_s, budget_s=budget_s, root=root
+    )
     name = output or next(iter(there.outputs))
     if name not in there.outputs:
         raise UsageError(f"{path.name} has no output {name!r}, but {sorted(there.outputs)}")
@@ -103,6 +121,7 @@ def replay_on(
         here = answers_on("native", path, cases.inputs, threads=threads, timeout_s=timeout_s)
         expected, notes = here.outputs[name], _other_version(here, there)
     found = there.outputs[name]
+    expected = expected if budget_s is None else expected[: len(found)]
     if found.shape != expected.shape:
         raise UsageError(f"recorded answers must have the shape {found.shape}, got {expected.shape}")
     equal, identical = _equal(found, expected, decide or largest)
@@ -158,7 +177,14 @@ def replay_bundle(
             directory / variant.file,
             CaseFile(inputs=golden.inputs, recorded=golden.outputs[variant.name]),
             output=manifest.output.name,
-            decide=_deciding(manifest, variant, golden.outputs[variant.name]),
+            decide=decider(
+                manifest.kind,
+                manifest.outputs,
+                threshold=manifest.threshold_of(variant),
+                positive=manifest.positive_class,
+                near=golden.outputs[variant.name],
+                precision=variant.precision,
+            ),
             threads=threads,
             timeout_s=timeout_s,
             root=root,
@@ -167,17 +193,23 @@ def replay_bundle(
     }
 
 
-def _deciding(manifest: Manifest, variant: Variant, golden: np.ndarray) -> Decide:
-    """How a bundle's answers are decided; values that decide nothing count in steps of their tolerance."""
-    if manifest.kind not in DECIDING:
-        step = 2 * tolerance_of(golden.astype(np.float64), variant.precision)
-        return lambda raw: np.rint((raw - golden) / step)
-    return lambda raw: decisions(
-        manifest.kind,
-        to_logits(manifest.kind, raw, manifest.outputs),
-        threshold=manifest.threshold_of(variant),
-        positive=manifest.positive_class,
-    )
+def decider(
+    kind: Kind, scale: OutputScale, *, threshold: float, positive: int, near: np.ndarray, precision: str
+) -> Decide:
+    """How raw answers are decided; values that decide nothing count in steps of their tolerance.
+
+    Args:
+        kind: Of the task.
+        scale: What the file answers with.
+        threshold: Of a binary or multilabel task.
+        positive: Of a binary task: the class that ``threshold`` speaks of.
+        near: What is answered to the same cases here, ``(N, ...)``.
+        precision: Of the file.
+    """
+    if kind not in DECIDING:
+        step = 2 * tolerance_of(near.astype(np.float64), precision)
+        return lambda raw: np.rint((raw - near[: len(raw)]) / step)
+    return lambda raw: decisions(kind, to_logits(kind, raw, scale), threshold=threshold, positive=positive)
 
 
 def largest(raw: np.ndarray) -> np.ndarray:

@@ -9,12 +9,13 @@ from types import MappingProxyType
 
 from pastille.errors import RecipeError
 from pastille.recipe import (
+    METHODS,
     CalibrationLimits,
     FairnessLimits,
     Override,
     Prune,
     PruneStep,
-    Quantize,
+    Quantization,
     QuantizeStep,
     Recipe,
     Risk,
@@ -30,8 +31,15 @@ class Tier:
     max_drop: float  # absolute, of every metric that is judged
     technique: str
     single_step_pruning: bool  # False: pruned in several steps, fine-tuned and validated after each
-    post_training_quantization: bool  # False: never approved on its own
+    quantization: tuple[str, ...]  # methods that it permits
 
+    @property
+    def post_training_quantization(self) -> bool:
+        """Whether quantization without training is ever approved."""
+        return "ptq" in self.quantization
+
+
+_BUT_INT4 = tuple(method for method in METHODS if method != "int4")
 
 TIERS = MappingProxyType(
     {
@@ -43,7 +51,7 @@ TIERS = MappingProxyType(
                 max_drop=0.005,
                 technique="QAT; post-training quantization alone is never approved",
                 single_step_pruning=False,
-                post_training_quantization=False,
+                quantization=("qat",),
             ),
             Tier(
                 risk="high",
@@ -51,7 +59,7 @@ TIERS = MappingProxyType(
                 max_drop=0.01,
                 technique="QAT + iterative pruning, validated at each step",
                 single_step_pruning=False,
-                post_training_quantization=True,
+                quantization=_BUT_INT4,
             ),
             Tier(
                 risk="medium",
@@ -59,7 +67,7 @@ TIERS = MappingProxyType(
                 max_drop=0.02,
                 technique="distillation + QAT",
                 single_step_pruning=True,
-                post_training_quantization=True,
+                quantization=_BUT_INT4,
             ),
             Tier(
                 risk="low",
@@ -67,7 +75,7 @@ TIERS = MappingProxyType(
                 max_drop=0.05,
                 technique="aggressive distillation + int4",
                 single_step_pruning=True,
-                post_training_quantization=True,
+                quantization=METHODS,
             ),
         )
     }
@@ -354,6 +362,9 @@ def _loosened(recipe: Recipe, most: float) -> Iterator[str]:
         yield f"confidence {_percent(asked.confidence)}"
     if asked.fairness and asked.fairness.undecided == "report" and asked.risk in ("critical", "high"):
         yield "groups that the cases cannot decide are only reported"
+    steps = [step.quantize for step in recipe.plan if isinstance(step, QuantizeStep)]
+    methods = TIERS[asked.risk].quantization
+    yield from (f"quantize.method {step.method}" for step in steps if step.method not in methods)
 
 
 def _percent(share: float) -> str:
@@ -365,19 +376,34 @@ def _plan_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for place, step in enumerate(recipe.plan):
         key = f"plan.{place}"
         if isinstance(step, QuantizeStep):
-            yield from _quantize_problems(step.quantize, tier, f"{key}.quantize")
+            yield from _quantize_problems(step.quantize, recipe, f"{key}.quantize")
         elif isinstance(step, PruneStep):
             yield from _prune_problems(step.prune, tier, f"{key}.prune")
 
 
-def _quantize_problems(step: Quantize, tier: Tier, key: str) -> Iterator[tuple[str, str]]:
-    if step.method == "ptq" and not tier.post_training_quantization:
+def _quantize_problems(step: Quantization, recipe: Recipe, key: str) -> Iterator[tuple[str, str]]:
+    tier = TIERS[recipe.requirements.risk]
+    if step.method in tier.quantization or _permits_int4(step, recipe):
+        return
+    head = f"{key}.method must not be {step.method!r} at risk tier {tier.risk!r}"
+    if not tier.post_training_quantization:
         text = (
-            f"{key}.method must not be 'ptq' at risk tier {tier.risk!r}: post-training quantization alone is "
-            "never approved there, and quantization-aware training is not in this version; leave quantize "
-            "out, or set requirements.risk to 'high' if its use permits that"
+            f"{head}: post-training quantization alone is never approved there; train in int8 with method: "
+            "qat and train: {epochs: 10}, or set requirements.risk to 'high' if its use permits that"
         )
-        yield f"{key}.method", text
+    else:
+        text = (
+            f"{head}, which permits {', '.join(tier.quantization)}; choose one of them, set "
+            f"requirements.risk to 'low' if its use permits that, {_SIGNED}"
+        )
+    yield f"{key}.method", text
+
+
+def _permits_int4(step: Quantization, recipe: Recipe) -> bool:
+    """An override may permit fewer bits, but never post-training quantization at critical risk."""
+    tier = TIERS[recipe.requirements.risk]
+    overridden = recipe.requirements.override is not None
+    return step.method == "int4" and overridden and tier.post_training_quantization
 
 
 def _prune_problems(step: Prune, tier: Tier, key: str) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ from pastille.values import (
     Profile,
     Speedup,
     TensorSpec,
+    Validation,
     Verdict,
     from_json,
     to_json,
@@ -74,6 +75,19 @@ class WidthChange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tried:
+    """One file that a search made, as it did on validation and on this machine."""
+
+    name: str  # e.g. "int8", "mixed"
+    size_bytes: int
+    speedup: Speedup | None  # over the file that the search began with; None where it was not timed
+    spent: float | None  # largest share of any limit that the loss on validation takes
+    passes: bool  # whether it may be chosen
+    chosen: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageDetails:
     """What a stage did, beside what was measured of its result."""
 
@@ -83,6 +97,7 @@ class StageDetails:
     calibration_samples: int | None = None
     int8_operators: Mapping[str, int] = field(default_factory=dict)  # operator -> how many run in int8
     float_operators: Mapping[str, int] = field(default_factory=dict)  # operator -> how many stayed float
+    tried: tuple[Tried, ...] = ()
     parity_max_abs_error: float | None = None
     temperature: float | None = None  # that the file's answers are divided by
     threshold: float | None = None  # of this file's probabilities, where it is not the task's
@@ -191,8 +206,9 @@ class FinalJudged:
     candidate_metrics: Metrics
     verdict: Verdict
     speedups: tuple[Speedup, ...]  # one per batch size
-    selected: str  # variant that the bundle will serve: "int8", "compressed" or "fp32"
+    selected: str  # variant that the bundle will serve: as `pastille.bundle.VariantName`
     selection_reason: str
+    validated: Mapping[str, tuple[Validation, ...]] = field(default_factory=dict)  # variant -> its CPUs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from pastille.values import (
     Quantile,
     Status,
     TensorSpec,
+    Validation,
     Verdict,
 )
 
@@ -127,12 +128,19 @@ def latency(mean_ms: float = 1.0) -> Latency:
     )
 
 
+def validation(isa: str = "avx512-vnni", **changes: Any) -> Validation:
+    seen = Validation(
+        isa=isa, emulated=False, cases=1000, equal_decisions=1000, identical=1000, runtime_version="1"
+    )
+    return replace(seen, **changes)
+
+
 def variant(name: str, **changes: Any) -> VariantPart:
     part = VariantPart(
         name=name,  # type: ignore[arg-type]
         path=model_folder() / f"{name}.onnx",
         precision="int8" if name == "int8" else "fp32",
-        isa="avx512-vnni",
+        validated=(validation(),),
         latency=(latency(),),
         status=None if name == "fp32" else Status.APPROVED,
         parameters=131,

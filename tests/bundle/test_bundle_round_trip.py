@@ -20,6 +20,7 @@ from bundle_parts import (
     make_parts,
     model_folder,
     samples,
+    validation,
     variant,
     write_network,
 )
@@ -143,7 +144,7 @@ def test_refuses_to_pass_on_an_answer_that_is_not_finite(tmp_path: Path) -> None
 
 def test_content_digest_ignores_what_is_timed(tmp_path: Path) -> None:
     one = write_bundle(tmp_path / "one", make_parts())
-    slow = (variant("int8", latency=(latency(9.0),)), variant("fp32", isa="avx2"))
+    slow = (variant("int8", latency=(latency(9.0),)), variant("fp32", validated=(validation("avx2"),)))
     other = make_parts(variants=slow, evidence={"run.json": b"later"}, selection_reason="another day")
     two = write_bundle(tmp_path / "two", other)
     assert one.content == two.content
@@ -304,8 +305,23 @@ def _write_linear(path: Path, *, outputs: int) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
 
 
+def test_the_manifest_says_on_which_cpus_a_variant_was_validated(tmp_path: Path) -> None:
+    other = validation("avx2", emulated=True, cases=100, equal_decisions=97, identical=60)
+    int8 = variant("int8", validated=(validation(), other))
+    write_bundle(tmp_path / "b", make_parts(variants=(int8, variant("fp32"))))
+    read = read_manifest(tmp_path / "b" / "manifest.json").variant("int8")
+    assert read.validated == (validation(), other)
+    assert read.isa == "avx512-vnni"
+    assert [seen.words for seen in read.validated] == [
+        "avx512-vnni: judged there on 1000 cases",
+        "avx2 (emulated): 97 of 100 decisions alike",
+    ]
+    with pytest.raises(IntegrityError, match="int8 must be validated on the machine that judged it first"):
+        write_bundle(tmp_path / "c", make_parts(variants=(variant("int8", validated=()), variant("fp32"))))
+
+
 def test_manifest_is_json_for_other_tools(directory: Path) -> None:
     value = json.loads((directory / "manifest.json").read_text())
-    assert value["schema"] == 2
+    assert value["schema"] == 3
     assert value["variants"][0]["file"] == "models/int8.onnx"
     assert value["golden"]["cases"] == golden().cases

@@ -195,11 +195,11 @@ def test_path_that_leaves_the_bundle(directory: Path, path: str, place: str) -> 
         b"null",
         b"\xff\xfe",
         b"\xef\xbb\xbf{}",
-        b'{"schema": 2}',
-        b'{"schema": 2, "name": NaN}',
+        b'{"schema": 3}',
+        b'{"schema": 3, "name": NaN}',
         b"[" * 200_000,
-        b'{"schema":2,"requirements":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
-        b'{"schema":2,"requirements":' + b'{"a":' * 300 + b"1" + b"}" * 301,
+        b'{"schema":3,"requirements":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
+        b'{"schema":3,"requirements":' + b'{"a":' * 300 + b"1" + b"}" * 301,
         b"1" * 5000,
         b'{"schema": "\\ud800"}',
         bytes(range(256)) * 100,
@@ -216,11 +216,11 @@ def test_oversized_manifest(directory: Path) -> None:
     assert "manifest.json must be at most 4194304 bytes" in refusal(directory)
 
 
-@pytest.mark.parametrize("schema", [0, 1, 3, "2", None, [1], 1e400, {}])
+@pytest.mark.parametrize("schema", [0, 1, 2, 4, "3", None, [1], 1e400, {}])
 def test_other_schema(directory: Path, schema: object) -> None:
     forge(directory, lambda value: value.update(schema=schema))
     message = refusal(directory)
-    assert "this Pastille reads 2; use the version of Pastille that wrote it" in message
+    assert "this Pastille reads 3; use the version of Pastille that wrote it" in message
 
 
 @pytest.mark.parametrize(
@@ -230,13 +230,20 @@ def test_other_schema(directory: Path, schema: object) -> None:
         (lambda v: v["verdict"].update(extra=1), "unknown key"),
         (lambda v: v["golden"].update(cases="16"), "unknown key, other type"),
         (lambda v: v.pop("labels"), "labels: Field required"),
-        (lambda v: v.update(selected="int4"), "is not a bundle's manifest"),
+        (lambda v: v.update(selected="int2"), "is not a bundle's manifest"),
         (lambda v: v.update(selected="compressed"), "selected must be one of the variants"),
         (lambda v: v["variants"].pop(), "must differ in name and include fp32"),
         (lambda v: v["variants"].append(v["variants"][0]), "must differ in name"),
         (lambda v: v["variants"].clear(), "include fp32"),
         (lambda v: v["variants"][0].update(file="models/fp32.onnx"), "every file must be listed once"),
         (lambda v: v["golden"].update(file="manifest.json"), "every file must be listed once"),
+        (
+            lambda v: v["variants"][0].update(validated=[]),
+            "int8 must be validated on the machine that judged",
+        ),
+        (lambda v: v["variants"][0]["validated"][0].update(emulated=True), "validated on the machine"),
+        (lambda v: v["variants"][0]["validated"][0].update(equal_decisions=1001), "within the 1000 cases"),
+        (lambda v: v["variants"][0]["validated"][0].update(identical=-1), "within the 1000 cases"),
         (lambda v: v["variants"][0].update(runtime="shell"), "is not a bundle's manifest"),
         (lambda v: v["variants"][0].update(sha256="x"), "must have a SHA-256"),
         (lambda v: v["golden"].update(size_bytes=-1), "must have a SHA-256 and a size"),

@@ -100,7 +100,7 @@ class TestSelect:
         self, status: Status, speed: Speedup | None, baseline_bytes: int = 4000, **requirements: Any
     ) -> tuple[str, str]:
         task: Any = SimpleNamespace(recipe=recipe(**requirements))
-        baseline = replace(PROFILE, precision="fp32", size_bytes=baseline_bytes)
+        baseline = replace(PROFILE, sha256="f" * 64, precision="fp32", size_bytes=baseline_bytes)
         return select(said(status), PROFILE, baseline, [speed] if speed else [], task)
 
     def test_an_approved_one_that_is_faster(self) -> None:
@@ -111,6 +111,12 @@ class TestSelect:
     def test_an_approved_one_whose_speed_is_undecided_claims_none(self) -> None:
         name, why = self.chosen(Status.APPROVED, speedup(0.9, 1.1))
         assert (name, "fast" in why) == ("int8", False)
+
+    def test_one_that_is_the_baseline_itself(self) -> None:
+        task: Any = SimpleNamespace(recipe=recipe())
+        name, why = select(said(Status.APPROVED), PROFILE, PROFILE, [speedup(0.9, 1.1)], task)
+        assert name == "fp32"
+        assert why == "nothing that was tried is better than the model as it was brought"
 
     def test_a_slower_one_is_not_served_for_its_size_alone(self) -> None:
         name, why = self.chosen(Status.APPROVED, speedup(0.7, 0.8))

@@ -17,6 +17,7 @@ from pastille.recipe import Recipe
 from pastille.record import StageDetails
 from pastille.stages import Artifact, StageResult
 from pastille.task import Task, example_batch
+from pastille.values import TensorSpec
 
 
 class Net(nn.Module):
@@ -61,7 +62,7 @@ def task_of(model: nn.Module, *, n: int = 48, regression: bool = False) -> Task:
         model=model,
         splits=parts,
         cases={name: cases(part, name, recipe.task) for name, part in parts},
-        inputs=(),
+        inputs=(TensorSpec(name="input", shape=(1, 8, 8), dtype="float32"),),
         data_digest="",
     )
 
@@ -85,7 +86,8 @@ class Notes:
     notes: list[str] = field(default_factory=list)
 
     def track(self, items: Any, *, what: str, total: int | None = None) -> Any:
-        self.tracked.append((what, len(items)))
+        known = len(items) if total is None and hasattr(items, "__len__") else total or 0
+        self.tracked.append((what, known))
         yield from items
 
     def note(self, text: str) -> None:

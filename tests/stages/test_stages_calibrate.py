@@ -25,6 +25,7 @@ from pastille.runtime import load
 from pastille.stages import Artifact, StageResult, run_stage, stage_for
 from pastille.stats.temperature import fit_temperature, moved_threshold, thresholded
 from pastille.task import Task
+from pastille.values import TensorSpec
 
 LABELS = {"binary": ["healthy", "ill"], "multiclass": ["a", "b", "c"], "multilabel": ["x", "y", "z"]}
 
@@ -77,7 +78,7 @@ def given_task(
         model=model,
         splits=parts,
         cases={name: cases(part, name, recipe.task) for name, part in parts},
-        inputs=(),
+        inputs=(TensorSpec(name="input", shape=(1 if kind == "binary" else 3,), dtype="float32"),),
         data_digest="",
     )
     file = head(1 if kind == "binary" else 3, sureness, folder / "before.onnx")
@@ -127,7 +128,11 @@ def test_a_quantized_file_stays_quantized(tmp_path: Path) -> None:
     quantized = run_stage(quantize, artifact, task, tmp_path / "int8", SILENT)
     assert quantized.quantized is not None
     assert quantized.precision == "int8"
-    result = run(Artifact(module=quantized.module, file=quantized.quantized), task, tmp_path)
+    result = run(
+        Artifact(module=quantized.module, file=quantized.quantized, precision=quantized.precision),
+        task,
+        tmp_path,
+    )
     assert result.precision == "int8"
     assert result.quantized is not None
     assert result.details.temperature != 1.0

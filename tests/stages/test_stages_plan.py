@@ -231,7 +231,7 @@ class TestQuantize:
             asked.append(kind)
             return calibration_indices(split, n, seed=seed, kind=kind)
 
-        monkeypatch.setattr("pastille.stages.plan.calibration_indices", sample)
+        monkeypatch.setattr("pastille.stages.calibration.calibration_indices", sample)
         result = run(quantize_stage(), artifact, task)
         assert set(asked) == {"regression"}
         assert result.details.calibration_samples == 32

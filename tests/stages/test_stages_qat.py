@@ -17,12 +17,12 @@ from pastille.errors import PreconditionError
 from pastille.export import export_onnx
 from pastille.pruning import prune, read_model
 from pastille.quantization.qat import prepare
-from pastille.recipe import Quantize, Train
+from pastille.recipe import Distill, QatQuantize, Train
 from pastille.runtime import load
 from pastille.stages import run_stage
 from pastille.stages.contract import StageResult, state_digest
 from pastille.stages.qat import QatStage, equal_decisions
-from pastille.stages.qat_training import Distillation, Trained, distillation_loss, train_in_int8
+from pastille.stages.qat_training import Trained, distillation_loss, train_in_int8
 from pastille.task import Task, example_batch
 from pastille.train import fit
 
@@ -30,8 +30,8 @@ EASY = Train(epochs=4, learning_rate=0.05, batch_size=16)
 
 
 def stage(**changes: Any) -> QatStage:
-    given: dict[str, Any] = {"quantize": Quantize(samples=32), "train": EASY, "base": Path(), **changes}
-    return QatStage(**given)
+    given: dict[str, Any] = {"method": "qat", "samples": 32, "train": EASY, **changes}
+    return QatStage(settings=QatQuantize(**given), base=Path())
 
 
 def trained_net(task: Task) -> nn.Module:
@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
 def test_a_diverging_run_is_stopped_and_the_best_is_kept(tmp_path: Path) -> None:
     task = small_task()
     task = task_of(trained_net(task))
-    result = run(task, tmp_path, train=Train(epochs=5, learning_rate=1e38, momentum=0, batch_size=16))
+    result = run(task, tmp_path, train=Train(epochs=5, learning_rate=300, batch_size=16))
     (note,) = result.details.notes
     assert "training in int8 was stopped in epoch 1" in note
     assert "what quantization gave before it is kept; lower learning_rate" in note
@@ -150,7 +150,7 @@ def test_distillation_pulls_towards_the_float_model(tmp_path: Path) -> None:
     teacher = task.model
     pulled, free = (
         trained(task, tmp_path, settings, distill=distill).curve.loss
-        for distill in ((Distillation(alpha=1.0), teacher), None)
+        for distill in ((Distill(alpha=1.0), teacher), None)
     )
     assert pulled[0] < 0.01  # it starts as the teacher, rounded
     assert free[0] > 0.5
@@ -200,7 +200,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_are_what_was_asked() -> None:
-    found = stage(distill=Distillation(alpha=0.3)).options
+    found = stage(distill=Distill(alpha=0.3)).options
     assert found["method"] == "qat"
     assert found["train"]["epochs"] == 4
     assert found["freeze_observers_after"] == 0.6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pastille.bundle.choosing import choose_cases
 from pastille.bundle.golden import Golden, Replay, answer_cases
 from pastille.bundle.load import Answer, Bundle, load_bundle
-from pastille.bundle.manifest import Manifest, Variant, read_manifest
+from pastille.bundle.manifest import Manifest, Variant, VariantName, read_manifest
 from pastille.bundle.verify import Verification, verify
 from pastille.bundle.write import BundleParts, VariantPart, write_bundle
 
@@ -17,6 +17,7 @@ __all__ = [
     "Manifest",
     "Replay",
     "Variant",
+    "VariantName",
     "VariantPart",
     "Verification",
     "answer_cases",

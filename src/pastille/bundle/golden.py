@@ -29,6 +29,7 @@ MAX_GOLDEN_BYTES = 256 << 20
 FP32_TOLERANCE = 1e-4  # of the largest golden output
 DECIDING: tuple[Kind, ...] = ("binary", "multiclass", "multilabel", "segmentation")
 MASK_SHARE = 0.999  # of a mask's pixels: those where an object ends may flip by rounding
+ROUNDED: tuple[str, ...] = ("int8", "int4")  # precisions whose activations are rounded
 INT8_STEPS = 8  # of 1/255 of the range of the golden outputs: another CPU may round differently
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's oldest date
@@ -191,8 +192,8 @@ def replay(
 
     Decisions must be those of the machine that validated it, in both ways of asking: every label of a
     case, and of a mask 99.9 % of its pixels. Raw outputs must be near: within 1e-4 of the largest one for
-    fp32, within eight steps of 1/255 of their range for int8, whose rounding depends on the CPU. Tasks
-    that have no decisions apart from their values count a case as decided alike if its values are near.
+    fp32, within eight steps of 1/255 of their range for int8 and int4, whose rounding depends on the CPU.
+    Tasks that have no decisions apart from their values count a case as decided alike if its values are near.
 
     Args:
         session: The variant, loaded.
@@ -242,7 +243,7 @@ def tolerance_of(expected: np.ndarray, precision: str) -> float:
         >>> round(tolerance_of(np.array([0.0, 25.5]), "int8"), 9)
         0.8
     """
-    if precision == "int8":
+    if precision in ROUNDED:
         spread = max(float(expected.max()), 0.0) - min(float(expected.min()), 0.0)
         return max(INT8_STEPS * spread / 255, FP32_TOLERANCE)
     return FP32_TOLERANCE * (float(np.abs(expected).max()) or 1.0)

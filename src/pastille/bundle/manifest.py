@@ -21,14 +21,25 @@ from pydantic import ValidationError
 from pastille.errors import IntegrityError
 from pastille.files import read_bounded
 from pastille.stats.decisions import output_problem
-from pastille.values import Kind, Latency, Preprocessing, Status, TensorSpec, Verdict, from_json, to_json
+from pastille.values import (
+    Kind,
+    Latency,
+    ModelPrecision,
+    Preprocessing,
+    Status,
+    TensorSpec,
+    Validation,
+    Verdict,
+    from_json,
+    to_json,
+)
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 REMEDY = "fetch the bundle again or write it anew"
 
-VariantName = Literal["int8", "compressed", "fp32"]
+VariantName = Literal["int8", "int4", "fp16", "bf16", "compressed", "fp32"]
 GoldenSource = Literal["validation", "synthetic"]
 OutputScale = Literal["logits", "probabilities"]
 
@@ -65,14 +76,19 @@ class Variant:
     file: str  # relative to the bundle: "models/int8.onnx"
     sha256: str
     size_bytes: int
-    precision: Literal["fp32", "int8"]
+    precision: ModelPrecision
     runtime: Literal["onnxruntime"] = "onnxruntime"
-    isa: str  # that it was validated on, e.g. "avx512-vnni"
+    validated: tuple[Validation, ...]  # the machine that judged it first, then other CPUs
     latency: tuple[Latency, ...]  # one per batch size
     status: Status | None  # None: the baseline, which is what the others are judged against
     parameters: int
     macs: int
     threshold: float | None = None  # its own, where calibration moved it; None: that of the manifest
+
+    @property
+    def isa(self) -> str:
+        """Of the machine that judged it, e.g. ``"avx512-vnni"``."""
+        return self.validated[0].isa
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +280,9 @@ def _variant_problems(manifest: Manifest) -> Iterator[str]:
     names = [v.name for v in manifest.variants]
     if len(set(names)) < len(names) or "fp32" not in names:
         yield f"variants must differ in name and include fp32, got {names}"
+    for variant in manifest.variants:
+        if [v.emulated for v in variant.validated[:1]] != [False]:
+            yield f"{variant.name} must be validated on the machine that judged it first"
     if manifest.selected not in names:
         yield f"selected must be one of the variants {names}, got {manifest.selected!r}"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pastille.bundle.golden import Golden, golden_bytes
 from pastille.bundle.manifest import (
@@ -35,7 +35,16 @@ from pastille.bundle.verify import verify
 from pastille.errors import OutputError
 from pastille.files import sha256_file
 from pastille.runtime import check_self_contained
-from pastille.values import Kind, Latency, Preprocessing, Status, TensorSpec, Verdict
+from pastille.values import (
+    Kind,
+    Latency,
+    ModelPrecision,
+    Preprocessing,
+    Status,
+    TensorSpec,
+    Validation,
+    Verdict,
+)
 
 GOLDEN_FILE = "golden/cases.npz"
 FOLDERS = ("models", "golden", "evidence")
@@ -50,8 +59,8 @@ class VariantPart:
 
     name: VariantName
     path: Path  # where the file lies now; it is copied
-    precision: Literal["fp32", "int8"]
-    isa: str
+    precision: ModelPrecision
+    validated: tuple[Validation, ...]
     latency: tuple[Latency, ...]
     status: Status | None
     parameters: int
@@ -171,7 +180,7 @@ def _add_variant(draft: Path, part: VariantPart) -> Variant:
         sha256=entry.sha256,
         size_bytes=entry.size_bytes,
         precision=part.precision,
-        isa=part.isa,
+        validated=part.validated,
         latency=part.latency,
         status=part.status,
         parameters=part.parameters,

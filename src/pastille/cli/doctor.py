@@ -56,12 +56,14 @@ def diagnose(recipe: Path, overrides: Sequence[str], progress: Progress) -> dict
     from pastille.data.cases import cases
     from pastille.data.checks import check_targets
     from pastille.data.load import read_splits
+    from pastille.elsewhere import check_isas
     from pastille.recipe import read_recipe
     from pastille.stats.provable import provable, unforeseeable
     from pastille.stats.unchanged import stressed_by
 
     asked = read_recipe(recipe, overrides)
     policy.check(asked)
+    check_isas(asked)
     splits = read_splits(asked, recipe.parent, progress=progress)
     check_targets(splits, asked.task)
     check_attributes(splits, asked.requirements.fairness)

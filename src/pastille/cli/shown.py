@@ -251,6 +251,9 @@ def show_verification(found: Verification) -> None:
         out.print(f"[green]✓[/] {passed.what}: ", end="")
         out.print(passed.detail, markup=False)
     manifest = found.manifest
+    for variant in manifest.variants:
+        cpus = "; ".join(seen.words for seen in variant.validated)
+        out.print(f"– {variant.name} on {cpus}", markup=False)
     out.print(
         f"{manifest.name}: {manifest.verdict.status}, serves {manifest.selected}, content {manifest.content}",
         markup=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from pastille.measure.memory import footprint
 from pastille.progress import SILENT, Progress
 from pastille.runtime import ONNXRUNTIME, Session, kernels, load
 from pastille.stats.metrics import score
-from pastille.values import Cases, Conditions, KernelProof, Latency, Profile
+from pastille.values import Cases, Conditions, KernelProof, Latency, ModelPrecision, Profile
 
 
 def profile_file(
@@ -26,7 +25,7 @@ def profile_file(
     *,
     name: str,
     file: str,
-    precision: Literal["fp32", "int8"],
+    precision: ModelPrecision,
     split: Split,
     outputs: np.ndarray,
     cases: Cases,

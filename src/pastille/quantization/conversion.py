@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import numpy_helper, version_converter
 
-from pastille.errors import InferenceError, PreconditionError
+from pastille.errors import InferenceError, PreconditionError, UsageError
 from pastille.files import produce_atomic
 from pastille.references import one_line
 from pastille.runtime import check_self_contained, load
 
 CONTRIB: Final = "com.microsoft"
 MIN_OPSET: Final = 18
+_MIN_IR: Final = 8  # that of opset 18
 _DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", CONTRIB})
 _QUANTIZED: Final = frozenset(
     {
@@ -54,35 +56,70 @@ def float_model(source: Path) -> Any:
     """Read a float ONNX file that may be rewritten.
 
     Args:
-        source: Self-contained, opset 18 or later.
+        source: Self-contained; an older opset is raised to 18.
 
     Returns:
-        An ``onnx.ModelProto``.
+        An ``onnx.ModelProto``, whose weights are no inputs.
 
     Raises:
         IntegrityError: It is missing, no ONNX model, or keeps weights in another file.
-        PreconditionError: It is quantized already, uses operators of an unknown domain, or an old opset.
+        PreconditionError: It is quantized already, uses operators of an unknown domain, or an opset that
+            cannot be raised.
     """
     check_self_contained(source)
     model = onnx.load(source, load_external_data=False)
-    opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
-    if opset < MIN_OPSET:
-        raise PreconditionError(
-            f"{source.name} must use ONNX opset {MIN_OPSET} or later, but uses {opset}; "
-            f"onnx.version_converter.convert_version(model, {MIN_OPSET}) raises it"
-        )
+    _refuse_unfit(model, source.name)
+    model = _raised(model, source.name)
+    _fix_weights_(model)
+    return model
+
+
+def refuse_overwriting(source: Path, target: Path) -> None:
+    """Keep the float file, which the verdict on the new one rests on.
+
+    Raises:
+        UsageError: ``target`` is ``source``.
+    """
+    if source.resolve() == target.resolve():
+        raise UsageError(f"the new file must not replace the float file {source}; give another path")
+
+
+def _refuse_unfit(model: Any, name: str) -> None:
     known = _DOMAINS | {function.domain for function in model.functions}
     for node in model.graph.node:
         if node.domain not in known:
             raise PreconditionError(
-                f"{source.name} uses operator {node.op_type!r} of the unknown domain {node.domain!r}; "
+                f"{name} uses operator {node.op_type!r} of the unknown domain {node.domain!r}; "
                 f"ONNX Runtime has the operators of ONNX and of {CONTRIB}"
             )
         if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
             raise PreconditionError(
-                f"{source.name} is quantized already: it holds {node.op_type}; start from the float file"
+                f"{name} is quantized already: it holds {node.op_type}; start from the float file"
             )
-    return model
+
+
+def _raised(model: Any, name: str) -> Any:
+    """A copy in opset 18; the model itself where it is new enough."""
+    opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), MIN_OPSET)
+    if opset >= MIN_OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, MIN_OPSET)
+    except Exception as error:  # the converter raises RuntimeError and its own kinds
+        raise PreconditionError(
+            f"{name} is of opset {opset} and cannot be raised to {MIN_OPSET}: {one_line(error)}; "
+            f"export it anew with opset {MIN_OPSET} or later"
+        ) from error
+
+
+def _fix_weights_(model: Any) -> None:
+    """Older exporters list weights among the inputs too, where a caller could give others."""
+    weights = {t.name for t in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in weights]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, _MIN_IR)  # before 4, weights had to be inputs
 
 
 def first_output(node: Any) -> str:
@@ -169,21 +206,57 @@ def convert(
     Raises:
         PreconditionError: The parts change nothing, or ONNX Runtime has no kernel for something.
         OutputError: The file cannot be written.
+        UsageError: ``target`` is ``source``.
     """
+    refuse_overwriting(source, target)
     changed = {name: how for part in parts for name, how in part.changed.items()}
     left = {name: why for part in parts for name, why in part.left.items()}
     if not changed:
         why = "".join(f": {name}: {reason}" for name, reason in list(left.items())[:1])
-        raise PreconditionError(f"{source.name} has no {what} to convert{why}")
-    nodes = {output: new for part in parts for output, new in part.nodes.items()}
-    new = replaced(model, nodes, [tensor for part in parts for tensor in part.tensors])
+        raise PreconditionError(f"{source.name} has no {what} to convert{why}{_static_hint(model)}")
+    new = applied(model, parts)
     return Conversion(
         changed=changed,
         left=left,
         bytes_before=source.stat().st_size,
         bytes_after=write_loadable(new, target),
-        notes=notes,
+        notes=(*notes, *_stored_twice(model.graph, new.graph)),
     )
+
+
+def _static_hint(model: Any) -> str:
+    convolves = any(node.op_type == "Conv" for node in model.graph.node)
+    return "; static quantization is what runs convolutions in 8 bits" if convolves else ""
+
+
+def _stored_twice(before: Any, after: Any) -> tuple[str, ...]:
+    """A note on matrices that were converted for some of their readers only."""
+    old, new = (Counter(name for n in graph.node for name in n.input) for graph in (before, after))
+    floats = [t for t in after.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2]
+    return tuple(
+        f"{t.name} is stored twice, in fewer bits and in float32, as {_reader(after, t.name)} reads it; "
+        "if that looks up embeddings, embeddings=True writes them in 8 bits"
+        for t in floats
+        if 0 < new[t.name] < old[t.name]
+    )
+
+
+def _reader(graph: Any, name: str) -> str:
+    return node_name(next(node for node in graph.node if name in node.input))
+
+
+def applied(model: Any, parts: Sequence[Part]) -> Any:
+    """A model with the parts in place.
+
+    Args:
+        model: An ``onnx.ModelProto``; not modified.
+        parts: Of different nodes.
+
+    Returns:
+        A new ``onnx.ModelProto``.
+    """
+    nodes = {output: new for part in parts for output, new in part.nodes.items()}
+    return replaced(model, nodes, [tensor for part in parts for tensor in part.tensors])
 
 
 def replaced(model: Any, nodes: Mapping[str, Sequence[Any]], tensors: Iterable[Any]) -> Any:
@@ -191,22 +264,47 @@ def replaced(model: Any, nodes: Mapping[str, Sequence[Any]], tensors: Iterable[A
 
     Args:
         model: An ``onnx.ModelProto``; not modified.
-        nodes: First output of a node -> what stands in its place, possibly nothing.
+        nodes: First output of a node -> what stands in its place, possibly nothing. Where something new
+            has the name of something in the file, it is given another, in place.
         tensors: Initializers to add; of several with one name the first.
 
     Returns:
         A new ``onnx.ModelProto``.
     """
+    added = list({t.name: t for t in reversed(list(tensors))}.values())
+    _rename_clashing_(model.graph, nodes, added)
     new = onnx.ModelProto()
     new.CopyFrom(model)
     kept = [n for old in model.graph.node for n in nodes.get(next(filter(None, old.output), ""), [old])]
     del new.graph.node[:], new.graph.value_info[:]
     new.graph.node.extend(kept)
-    new.graph.initializer.extend({t.name: t for t in reversed(list(tensors))}.values())
+    new.graph.initializer.extend(added)
     drop_unused_(new.graph)
     if CONTRIB not in {o.domain for o in new.opset_import}:
         new.opset_import.append(onnx.helper.make_opsetid(CONTRIB, 1))
     return new
+
+
+def _rename_clashing_(graph: Any, nodes: Mapping[str, Sequence[Any]], tensors: Sequence[Any]) -> None:
+    """ONNX Runtime takes one of two weights of a name without a word, and the answers are wrong."""
+    going = [node for node in graph.node if first_output(node) in nodes]
+    made = [node for new in nodes.values() for node in new]
+    kept_names = {name for node in going for name in node.output}
+    stored = {x.name for x in (*graph.initializer, *graph.input)}
+    taken = stored | {name for node in graph.node for name in node.output}
+    own = ({t.name for t in tensors} | {name for node in made for name in node.output}) - kept_names
+    fresh = {name: _free(name, taken | own) for name in own & taken}
+    for tensor in tensors:
+        tensor.name = fresh.get(tensor.name, tensor.name)
+    labels = {node.name for node in graph.node} - {node.name for node in going}
+    for node in made:
+        node.input[:] = [fresh.get(name, name) for name in node.input]
+        node.output[:] = [fresh.get(name, name) for name in node.output]
+        node.name = _free(node.name, labels)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    return next(tried for i in range(len(taken) + 1) if (tried := name + "_" * i) not in taken)
 
 
 def drop_unused_(graph: Any) -> None:

@@ -16,6 +16,7 @@ from pastille.quantization.conversion import (
     CONTRIB,
     Conversion,
     Part,
+    applied,
     constant_values,
     convert,
     first_output,
@@ -51,7 +52,7 @@ def quantize_dynamic(
     product of two computed tensors, as in attention, stays float too.
 
     Args:
-        source: A float ONNX file, self-contained, opset 18 or later.
+        source: A float ONNX file, self-contained; an opset before 18 is raised.
         target: Written whole or not at all, once ONNX Runtime has taken it; self-contained.
         ranges: Of a linear layer's input: one over the batch (DynamicQuantizeLinear, MatMulInteger), or
             one for every 128 values of a row (MatMulNBits with 8 bits), so that an answer does not
@@ -61,9 +62,11 @@ def quantize_dynamic(
 
     Raises:
         PreconditionError: The file has nothing to convert, is quantized already, has an unknown domain
-            or an old opset; ``keep_float`` names nothing; ONNX Runtime does not take the result.
+            or an opset that cannot be raised; ``keep_float`` names nothing; ONNX Runtime does not take the
+            result.
         IntegrityError: ``source`` is not a self-contained ONNX model.
         OutputError: The file cannot be written.
+        UsageError: ``target`` is ``source``.
         ValueError: ``ranges`` is unknown.
 
     References:
@@ -74,11 +77,10 @@ def quantize_dynamic(
         raise ValueError(f"ranges must be batch or row, got {ranges!r}")
     model = float_model(source)
     recurrent = [n for n in model.graph.node if n.op_type in _RECURRENT and not n.domain]
-    named = {node_name(node) for node in recurrent}
-    linear = linear_layers(model, keep_float=[name for name in keep_float if name not in named])
+    linear = linear_layers(model, keep_float=keep_float, others=[node_name(node) for node in recurrent])
     lstms = _lstms(recurrent, model, keep_float)
     parts = [_in_batches(linear) if ranges == "batch" else _in_rows(linear), lstms]
-    parts += [int8_embeddings(model)] if embeddings else []
+    parts += [int8_embeddings(applied(model, parts))] if embeddings else []
     depends = lstms.changed or (linear.layers and ranges == "batch")
     notes = (_BATCH_NOTE,) if depends else ()
     return convert(model, parts, source, target, what="linear layer or LSTM", notes=notes)

@@ -19,7 +19,8 @@ def int8_embeddings(model: Any) -> Part:
     Standard operators compute ``Cast(table[i]) * scale[i]``; no row is rounded with another's scale.
 
     Args:
-        model: An ``onnx.ModelProto``; not modified.
+        model: An ``onnx.ModelProto``; not modified. What else is converted is so already: a table that only
+            such a layer reads too, as an output head does, is then no one else's weight.
     """
     tables = {t.name: t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     lookups = [n for n in model.graph.node if n.op_type == "Gather" and n.input[0] in tables]
@@ -40,7 +41,7 @@ def _unfit(node: Any, table: Any, graph: Any) -> str:
     if len(table.dims) != 2 or axis or table.dims[1] < MIN_WIDTH:
         return f"no table of rows of {MIN_WIDTH} or more"
     if any(table.name in n.input and n.op_type != "Gather" for n in graph.node):
-        return "its table is another layer's weight too, and would be stored twice"
+        return "its table is the weight of a layer that stays float too, and would be stored twice"
     return "" if np.isfinite(numpy_helper.to_array(table)).all() else "its table holds NaN or infinity"
 
 
@@ -50,8 +51,8 @@ def _int8_rows(table: Any) -> list[Any]:
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     steps = np.clip(np.rint(rows / scale), -127, 127).astype(np.int8)
     return [
-        numpy_helper.from_array(steps, f"{table.name}_q8"),
-        numpy_helper.from_array(scale, f"{table.name}_row_scale"),
+        numpy_helper.from_array(steps, f"{table.name}_rows_q8"),
+        numpy_helper.from_array(scale, f"{table.name}_rows_scale"),
     ]
 
 
@@ -59,8 +60,12 @@ def _lookup(node: Any) -> list[Any]:
     table, index = node.input
     name, out = node_name(node), node.output[0]
     return [
-        helper.make_node("Gather", [f"{table}_q8", index], [f"{out}_q8"], name=name, axis=0),
-        helper.make_node("Gather", [f"{table}_row_scale", index], [f"{out}_scale"], f"{name}_scale", axis=0),
-        helper.make_node("Cast", [f"{out}_q8"], [f"{out}_steps"], f"{name}_cast", to=onnx.TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{out}_steps", f"{out}_scale"], [out], f"{name}_mul"),
+        helper.make_node("Gather", [f"{table}_rows_q8", index], [f"{out}_row_q8"], name=name, axis=0),
+        helper.make_node(
+            "Gather", [f"{table}_rows_scale", index], [f"{out}_row_scale"], f"{name}_scale", axis=0
+        ),
+        helper.make_node(
+            "Cast", [f"{out}_row_q8"], [f"{out}_row_steps"], f"{name}_cast", to=onnx.TensorProto.FLOAT
+        ),
+        helper.make_node("Mul", [f"{out}_row_steps", f"{out}_row_scale"], [out], f"{name}_mul"),
     ]

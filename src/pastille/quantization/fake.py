@@ -10,21 +10,26 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-Mode = Literal["measure", "follow", "fixed"]
+Mode = Literal["measure", "again", "follow", "fixed"]
 
 # No channel's steps are finer than this share of its layer's coarsest: its bias, stored in those steps
 # as 32-bit integers, would overflow, and an empty channel would have none.
 SMALLEST_SCALE = 2.0**-12
 _TINY = torch.finfo(torch.float32).tiny
-_MOMENTUM = 0.05
-_LARGEST_GROWTH = 4.0
+_SLOWEST, _FASTEST = 0.05, 0.5  # how much of a moving average one batch may be
+_EPOCH = 3.0  # time constants of the moving average in one epoch, within these limits
+_SMALLEST_SHARE = 0.25
+_LARGEST_GROWTH = 256.0  # a layer that died or exploded has no range to follow
 
 
 class Activation(nn.Module):
     """One pair of QuantizeLinear and DequantizeLinear, by its range.
 
     The range starts where the file has it and then grows and shrinks with the extremes of the batches:
-    whatever calibration chose, a percentile or the full range, is scaled rather than replaced.
+    whatever calibration chose, a percentile or the full range, is scaled rather than replaced. While
+    weights are trained the extremes are a moving average, faster in epochs of few batches, which would
+    else leave it at half of what a layer has come to. After each epoch they are measured again on the
+    batches of the first time, so that no augmentation and no lag is taken for a change.
 
     Args:
         span: The file's range, ``(low, high)``.
@@ -54,9 +59,16 @@ class Activation(nn.Module):
         super().__init__()
         self.levels, self.symmetric, self.bounds, self.moves = levels, symmetric, bounds, moves
         self.mode: Mode = "fixed"
+        self.momentum = _SLOWEST
         self.register_buffer("start", torch.tensor(span, dtype=torch.float64))
         for name in ("reference", "average", "batches"):
             self.register_buffer(name, torch.zeros(2, dtype=torch.float64))
+
+    def begin(self, mode: Mode, batches: int) -> None:
+        """Enter a mode, for an epoch of so many batches; measuring starts anew."""
+        self.mode, self.momentum = mode, min(max(_EPOCH / batches, _SLOWEST), _FASTEST)
+        if mode in ("measure", "again"):
+            self.batches.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` on the grid of the file, same shape and dtype."""
@@ -79,9 +91,11 @@ class Activation(nn.Module):
         return torch.where(empty, 1.0, scale).float(), torch.where(empty, 0.0, zero).int()
 
     def _span(self) -> Tensor:
-        known = (self.reference.sign() == self.start.sign()) & (self.reference != 0) & (self.batches > 0)
-        growth = torch.where(known, self.average / torch.where(known, self.reference, 1.0), 1.0)
-        span = self.start * growth.clamp(1 / _LARGEST_GROWTH, _LARGEST_GROWTH)
+        """The range; an end that batches rarely come near moves by as much as they do, not as many times."""
+        near = (self.start != 0) & (self.reference / self.start >= _SMALLEST_SHARE)
+        growth = torch.where(near, self.average / torch.where(near, self.reference, 1.0), 1.0)
+        scaled = self.start * growth.clamp(1 / _LARGEST_GROWTH, _LARGEST_GROWTH)
+        span = torch.where(near, scaled, self.start + self.average - self.reference)
         low, high = span.clamp(*self.bounds).unbind()
         return torch.stack([low.clamp(max=0.0), high.clamp(min=0.0)])
 
@@ -89,12 +103,13 @@ class Activation(nn.Module):
         extremes = torch.stack(torch.aminmax(x)).double().clamp(*self.bounds)
         if not bool(torch.isfinite(extremes).all()):
             return  # the loss will say so
+        if self.mode == "follow":
+            self.average.lerp_(extremes, self.momentum)
+            return
+        self.batches += 1
+        self.average.lerp_(extremes, 1 / self.batches)
         if self.mode == "measure":
-            self.batches += 1
-            self.reference += (extremes - self.reference) / self.batches
-            self.average.copy_(self.reference)
-        else:
-            self.average.lerp_(extremes, torch.as_tensor(_MOMENTUM, dtype=torch.float64, device=x.device))
+            self.reference.copy_(self.average)
 
 
 def weight_scales(weight: Tensor, axis: int | None, half: int) -> Tensor:
@@ -132,6 +147,16 @@ def fake_weight(weight: Tensor, axis: int | None, half: int) -> Tensor:
         return torch.fake_quantize_per_tensor_affine(weight, scale, zero, -half, half)
     zeros = torch.zeros_like(scale, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scale, zeros, axis, -half, half)
+
+
+def fake_bias(bias: Tensor, steps: Tensor) -> Tensor:
+    """A bias in whole steps of the sums of products that it is added to; the gradient passes through.
+
+    Example:
+        >>> fake_bias(torch.tensor([1.0, 0.3]), torch.tensor([0.5, 0.2]))
+        tensor([1.0000, 0.4000])
+    """
+    return bias + (torch.round(bias.detach() / steps) * steps - bias.detach())
 
 
 def fake_constant(value: Tensor, levels: tuple[int, int]) -> Tensor:

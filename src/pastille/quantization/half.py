@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pastille.errors import PreconditionError
-from pastille.quantization.conversion import Conversion, float_model, write_loadable
+from pastille.quantization.conversion import Conversion, float_model, refuse_overwriting, write_loadable
 from pastille.runtime import optimized_operators
 
 Kind = Literal["fp16", "bf16"]
@@ -31,7 +31,7 @@ def convert_half(source: Path, target: Path, *, kind: Kind = "fp16", compute: bo
     Inputs and outputs stay float32.
 
     Args:
-        source: A float ONNX file, self-contained, opset 18 or later.
+        source: A float ONNX file, self-contained; an opset before 18 is raised.
         target: Written whole or not at all, once ONNX Runtime has taken it; self-contained.
         kind: fp16 has 10 bits of fraction and ends at 65504; bf16 has 7 and the range of float32.
         compute: Also compute in fp16, for targets that have kernels for it. ONNX Runtime's CPU provider
@@ -39,9 +39,11 @@ def convert_half(source: Path, target: Path, *, kind: Kind = "fp16", compute: bo
 
     Raises:
         PreconditionError: There is no weight to convert, the file is quantized already, has an unknown
-            domain or an old opset; or ``compute`` is asked of bf16, for which there are no CPU kernels.
+            domain or an opset that cannot be raised; or ``compute`` is asked of bf16, for which there are no
+            CPU kernels.
         IntegrityError: ``source`` is not a self-contained ONNX model.
         OutputError: The file cannot be written.
+        UsageError: ``target`` is ``source``.
         ValueError: ``kind`` is unknown.
 
     References:
@@ -54,6 +56,7 @@ def convert_half(source: Path, target: Path, *, kind: Kind = "fp16", compute: bo
         raise PreconditionError(
             "compute: ONNX Runtime's CPU provider has no bf16 kernels; use kind fp16, or store bf16 only"
         )
+    refuse_overwriting(source, target)
     model = float_model(source)
     stored = _stored(model.graph)
     left = {t.name: why for t in stored if (why := _unfit(t, kind))}
@@ -61,6 +64,7 @@ def convert_half(source: Path, target: Path, *, kind: Kind = "fp16", compute: bo
     if not chosen:
         raise PreconditionError(
             f"{source.name} has no float32 weight of {MIN_VALUES} values or more to convert"
+            + (": it holds its weights in 16 bits already" if _holds_half(model.graph) else "")
         )
     new = _computing_half(model, sorted(left)) if compute else _storing(model, chosen, kind)
     size = write_loadable(new, target)
@@ -75,9 +79,12 @@ def convert_half(source: Path, target: Path, *, kind: Kind = "fp16", compute: bo
 
 
 def _stored(graph: Any) -> list[Any]:
-    inputs = {i.name for i in graph.input}
     floats = [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
-    return [t for t in floats if np.prod(t.dims) >= MIN_VALUES and t.name not in inputs]
+    return [t for t in floats if np.prod(t.dims) >= MIN_VALUES]
+
+
+def _holds_half(graph: Any) -> bool:
+    return any(t.data_type in _TYPES.values() for t in graph.initializer)
 
 
 def _unfit(tensor: Any, kind: Kind) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,15 +50,16 @@ _ASKED = "asked to stay float"
 _INSIDE = "linear layers inside a branch or loop stay float"
 
 
-def linear_layers(model: Any, *, keep_float: Sequence[str] = ()) -> Found:
+def linear_layers(model: Any, *, keep_float: Sequence[str] = (), others: Sequence[str] = ()) -> Found:
     """Find the linear layers of the main graph.
 
     Args:
         model: An ``onnx.ModelProto``.
         keep_float: Layers to leave: names of nodes, of their weights or outputs, ``"first"``, ``"last"``.
+        others: Names of layers of another kind, which ``keep_float`` may hold too.
 
     Raises:
-        PreconditionError: A name in ``keep_float`` is no linear layer's.
+        PreconditionError: A name in ``keep_float`` is no layer's; the closest are shown.
     """
     matrices = [node for node in model.graph.node if node.op_type in {"MatMul", "Gemm"} and not node.domain]
     constants = constant_values(model, {name for node in model.graph.node for name in _operands(node)})
@@ -68,8 +70,8 @@ def linear_layers(model: Any, *, keep_float: Sequence[str] = ()) -> Found:
         for node in matrices
         if not reasons[node.output[0]]
     ]
-    kept = _kept(layers, keep_float)
     unfit = {node_name(node): why for node in matrices if (why := reasons[node.output[0]])}
+    kept = _kept(layers, keep_float, float_anyway={*unfit, *others})
     branching = {node_name(node) for node in model.graph.node if _has_matrices(node)}
     return Found(
         layers=tuple(layer for layer in layers if layer.name not in kept),
@@ -142,7 +144,8 @@ def _captured(node: Any) -> Iterator[str]:
 
 def _linear(node: Any, constants: Mapping[str, np.ndarray], readers: Sequence[Any]) -> Linear:
     weight = np.ascontiguousarray(_oriented(node, constants))
-    bias = constants[node.input[2]].reshape(-1) if node.op_type == "Gemm" and len(node.input) > 2 else None
+    biased = node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]
+    bias = constants[node.input[2]].reshape(-1) if biased else None
     output = node.output[0]
     nodes: tuple[str, ...] = (output,)
     follows = readers[0] if bias is None and len(readers) == 1 else None
@@ -163,16 +166,23 @@ def _linear(node: Any, constants: Mapping[str, np.ndarray], readers: Sequence[An
     )
 
 
-def _kept(layers: Sequence[Linear], names: Iterable[str]) -> set[str]:
+def _kept(layers: Sequence[Linear], names: Iterable[str], *, float_anyway: set[str]) -> set[str]:
     ends = {"first": layers[:1], "last": layers[-1:]}
     kept: set[str] = set()
     for name in names:
+        if name in float_anyway:
+            continue
         chosen = ends.get(name) or [x for x in layers if name in {x.name, x.weight_name, x.output, *x.nodes}]
         if not chosen:
-            known = ", ".join(x.name for x in layers[:8]) or "none"
-            raise PreconditionError(f"keep_float: there is no linear layer {name!r}; there are: {known}")
+            raise _unknown(name, [*(x.name for x in layers), *float_anyway, *(x.weight_name for x in layers)])
         kept |= {layer.name for layer in chosen}
     return kept
+
+
+def _unknown(name: str, known: Sequence[str]) -> PreconditionError:
+    close = difflib.get_close_matches(name, known, n=3)
+    there = f"closest: {', '.join(close)}" if close else f"there are: {', '.join(known[:8]) or 'none'}"
+    return PreconditionError(f"keep_float: there is no layer {name!r}; {there}")
 
 
 def replacements(layers: Iterable[Linear], made: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:

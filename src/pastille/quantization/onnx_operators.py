@@ -211,7 +211,10 @@ def _range(_: Attributes, start: Tensor, end: Tensor, step: Tensor) -> Tensor:
 
 
 def _batch_norm(a: Attributes, x: Tensor, w: Tensor, b: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    return F.batch_norm(x, mean, var, w, b, False, 0.0, a.get("epsilon", 1e-5))
+    # torch's own passes no gradient to statistics that are taken from the batch.
+    scale: Tensor = w * (var + a.get("epsilon", 1e-5)).rsqrt()
+    across = [1, -1, *[1] * (x.ndim - 2)]
+    return x * scale.reshape(across) + (b - mean * scale).reshape(across)
 
 
 def _trilu(a: Attributes, x: Tensor, k: int) -> Tensor:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "model."  # the export calls the user's module so
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6
-_DIGIT = 1 << 20  # every whole number up to its square is two exact float32
+_DIGIT = 1 << 24  # whole numbers below it are exact in float32, and two of them reach its square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +132,21 @@ def _folded(
     axis = 1 if isinstance(module.get_submodule(layer), _TRANSPOSED) else 0
     for norm, gain, shift in _batch_norms(module):
         gains = gain.reshape([-1 if i == axis else 1 for i in range(own.ndim)])
-        if gain.numel() != own.shape[axis] or not _close(own * gains, value):
+        if gain.numel() != own.shape[axis] or not _scaled(own, gain, value, axis):
             continue
         weight = {name: replace(_plain(f"{layer}.weight"), gain=gains)}
         learned, moved = parameters.get(f"{norm}.bias"), bias * gain + shift
         matching = [n for n in held if learned is not None and _close(learned + moved, constants[n])]
         return weight | {n: replace(_plain(f"{norm}.bias"), shift=moved) for n in matching[:1]}
     return {}
+
+
+def _scaled(own: Tensor, gain: Tensor, value: Tensor, axis: int) -> bool:
+    """Whether a weight times the gains of its channels is the value; one number of each is tried first."""
+    a, b = own.movedim(axis, 0), value.movedim(axis, 0)
+    ones = [1] * (own.ndim - 1)
+    one = [x.flatten(1)[:, 0] if ones else x for x in (a, b)]
+    return _close(one[0] * gain, one[1]) and _close(a * gain.reshape(-1, *ones), b)
 
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -169,14 +177,17 @@ def places(exported: Any, rewrite: Callable[[Any], Any]) -> dict[str, tuple[str,
     """
     sizes = {n: x.numel() for n, x in _floats(exported).items()}
     starts = dict(zip(sizes, np.cumsum([1, *sizes.values()])[:-1].tolist(), strict=True))
-    digits = [_floats(rewrite(_numbered(exported, starts, power))) for power in (0, 1)]
-    real = _floats(rewrite(exported))
-    before = _floats(exported)
+    before, real = _floats(exported), _floats(rewrite(exported))
+    if real.keys() <= before.keys():
+        return {}
+    powers = range(1 if sum(sizes.values()) + 1 < _DIGIT else 2)
+    digits = [_floats(rewrite(_numbered(exported, starts, power))) for power in powers]
     found = {}
     for name, value in real.items():
         if name in before or any(name not in d or d[name].shape != value.shape for d in digits):
             continue
-        numbers = (digits[0][name].double() + digits[1][name].double() * _DIGIT).long()
+        parts = [d[name].double() * float(_DIGIT) ** power for power, d in enumerate(digits)]
+        numbers = torch.stack(parts).sum(dim=0).long()
         used = numbers[numbers > 0]
         source = next((n for n, s in starts.items() if used.numel() and s <= used[0] < s + sizes[n]), None)
         if source is None:

@@ -1,15 +1,16 @@
-"""Where int8 does not pay: operators that stay float between Q/DQ pairs, and what fuses there."""
+"""Where int8 does not pay: operators that stay float, and what fuses there."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import onnx
 
+from pastille.quantization.rewrites.beginning import beginning
 from pastille.quantization.rewrites.edit import drop_unread_
+from pastille.quantization.rewrites.silu import silus
 
 _FLOAT_ANSWERS: Final = frozenset({"Gemm", "MatMul"})  # whose int8 kernels can answer in float
 _FLOAT_ONLY: Final = frozenset(
@@ -18,48 +19,17 @@ _FLOAT_ONLY: Final = frozenset(
 CONTRIB: Final = "com.microsoft"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Silu:
-    """``x · sigmoid(x)``, as two nodes."""
-
-    sigmoid: Any
-    product: Any
-
-
 def stays_float(graph: Any) -> Iterator[Any]:
-    """The nodes that get no Q/DQ pairs although they have int8 kernels: float ones between pairs are faster.
+    """The nodes that get no Q/DQ pairs although they have int8 kernels: float ones are faster.
 
     Args:
-        graph: An ``onnx.GraphProto``.
+        graph: An ``onnx.GraphProto`` with inferred types.
     """
     for silu in silus(graph):
         yield silu.sigmoid
         yield silu.product
-
-
-def silus(graph: Any) -> Iterator[Silu]:
-    """Every SiLU of a graph.
-
-    As QLinearSigmoid and QLinearMul it takes half as long again as dequantizing, one vectorized float
-    kernel and quantizing, since tables are looked up one number at a time.
-
-    Args:
-        graph: An ``onnx.GraphProto``.
-
-    References:
-        Elfwing et al., 2018, arXiv:1702.03118 (SiLU).
-    """
-    makers = {name: node for node in graph.node for name in node.output}
-    reads = Counter(name for node in graph.node for name in node.input)
-    reads.update(output.name for output in graph.output)
-    for product in graph.node:
-        factors = list(product.input) if product.op_type == "Mul" else []
-        for gate, source in zip(factors, reversed(factors), strict=True):
-            sigmoid = makers.get(gate)
-            if sigmoid is not None and sigmoid.op_type == "Sigmoid" and sigmoid.input[0] == source:
-                if reads[gate] == 1:
-                    yield Silu(sigmoid=sigmoid, product=product)
-                break
+    begun = beginning(graph)
+    yield from (node for node in graph.node if begun.intersection(node.output))
 
 
 def fuse_silus_(model: Any) -> None:

@@ -38,11 +38,14 @@ class Prepared:
         simulation: Answers as the file does; its parameters are copies of the module's.
         source: The float graph that was quantized, an ``onnx.ModelProto``.
         quantized: The file's graph, an ``onnx.ModelProto``.
+        left: Names of weights that require a gradient and stay as they are all the same: the file holds
+            something that was computed from them.
     """
 
     simulation: Simulation
     source: Any
     quantized: Any
+    left: tuple[str, ...] = ()
 
 
 def prepare(source: Path, quantized: Path, module: nn.Module, *, weight_bits: int | None = None) -> Prepared:
@@ -70,18 +73,23 @@ def prepare(source: Path, quantized: Path, module: nn.Module, *, weight_bits: in
             "quantize: none of the weights that run in int8 is a parameter of the model that requires a "
             "gradient; let its factory unfreeze some, or use method: ptq"
         )
-    return Prepared(simulation=simulated, source=float_model, quantized=graph)
+    asked = [name for name, p in module.named_parameters() if p.requires_grad and p.ndim > 1]
+    left = tuple(name for name in asked if name not in simulated.parameter_names)
+    return Prepared(simulation=simulated, source=float_model, quantized=graph, left=left)
 
 
-def measure_ranges(simulated: Simulation, batches: Iterable[Mapping[str, Tensor]]) -> None:
-    """Note how far activations reach before training; their ranges then follow as that changes.
+def measure_ranges(
+    simulated: Simulation, batches: Iterable[Mapping[str, Tensor]], *, again: bool = False
+) -> None:
+    """Note how far activations reach before training; their ranges then change as that does.
 
     Args:
         simulated: From `prepare`; its buffers change.
         batches: Of training inputs, ``{name: (N, ...)}``, of the size that training will use.
+        again: Whether to hold them against what was noted before training, on the same batches.
     """
     simulated.eval()
-    simulated.set_ranges("measure")
+    simulated.set_ranges("again" if again else "measure")
     with torch.no_grad():
         for batch in batches:
             forward(simulated, batch)

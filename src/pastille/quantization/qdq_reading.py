@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,8 @@ from pastille.quantization.onnx_operators import OPERATORS
 from pastille.quantization.simulation import Simulation, Step, Stored, unsimulated
 
 _LEVELS = {np.dtype(np.uint8): (0, 255), np.dtype(np.int8): (-128, 127)}
+_INTEGERS = "_quantized"  # what the quantizer calls them, behind the name of the constant
+_BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 # They move integers as they would move the numbers that the integers stand for.
 _MOVES = frozenset(
     {"Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Identity"}
@@ -57,6 +59,7 @@ def simulation(model: Any, source: Any, *, half: int | None = None) -> Simulatio
         bounds=_bounds(source.graph),
         inputs=frozenset(i.name for i in graph.input),
         makers={name: node for node in graph.node for name in node.output},
+        biased={n.input[2]: n for n in graph.node if n.op_type in _BIASED and len(n.input) > 2},
         half=half,
     )
     steps = tuple(reading.step(node) for node in _ordered(graph))
@@ -76,13 +79,18 @@ def _arrays(graph: Any) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """A quantized graph while it is read; the last three grow."""
+    """A quantized graph while it is read; the last three grow.
+
+    Attributes:
+        biased: Name of a bias -> the node that adds it.
+    """
 
     held: dict[str, np.ndarray]
     before: Mapping[str, np.ndarray]
     bounds: Mapping[str, tuple[float, float]]
     inputs: frozenset[str]
     makers: Mapping[str, Any]
+    biased: Mapping[str, Any]
     half: int | None
     exact: dict[str, np.ndarray] = field(default_factory=dict)
     roundings: dict[str, Activation] = field(default_factory=dict)
@@ -107,9 +115,18 @@ class _Reading:
 
     def _constant(self, node: Any) -> Step:
         found = _stored(node, self.held, self.half)
+        if found.kind == "bias":
+            found = replace(found, factors=self._factors(node))
         self.exact[found.name] = _before(found, self.held, self.before)
         self.stored.append(found)
         return _made("stored", found.name, node, len(self.stored) - 1)
+
+    def _factors(self, node: Any) -> tuple[str, str]:
+        user = self.biased.get(node.output[0])
+        makers = [self.makers[n] for n in user.input[:2] if n in self.makers] if user is not None else []
+        if [m.op_type for m in makers] != ["DequantizeLinear"] * 2:
+            raise unsimulated(f"DequantizeLinear of {node.input[0]}, which is the bias of no int8 layer")
+        return makers[0].input[1], makers[1].input[0].removesuffix(_INTEGERS)
 
     def _dequantize(self, node: Any) -> Step:
         if not self._zero(node.input[0]):
@@ -214,7 +231,7 @@ def _stored(node: Any, held: Mapping[str, np.ndarray], half: int | None) -> Stor
         raise unsimulated(f"DequantizeLinear of {node.input[0]}, {integers.dtype}")
     largest = int(np.abs(integers.astype(np.int64) - int(middle or 0)).max(initial=0))
     return Stored(
-        name=node.input[0].removesuffix("_quantized"),
+        name=node.input[0].removesuffix(_INTEGERS),
         kind=kind,
         axis=axis if scale.ndim and scale.size == integers.shape[axis] else None,
         half=half or min(max(largest, 1), 127),

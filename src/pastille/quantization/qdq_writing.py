@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,8 +13,6 @@ from pastille.quantization.simulation import Simulation, Stored
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_BIASED: Final = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
 def written(model: Any, trained: Simulation) -> Any:
@@ -30,8 +27,7 @@ def written(model: Any, trained: Simulation) -> Any:
     """
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    made = _grids(new.graph, trained) | _weights(new.graph, trained)
-    made |= _biases(new.graph, trained, made)
+    made = _grids(new.graph, trained) | _weights(new.graph, trained) | _biases(trained)
     held = {t.name: t for t in new.graph.initializer}
     for name, value in made.items():
         known = held[name]
@@ -78,19 +74,15 @@ def _integers(value: np.ndarray, steps: np.ndarray, stored: Stored) -> np.ndarra
     return found.clip(-stored.half, stored.half)
 
 
-def _biases(graph: Any, trained: Simulation, made: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _biases(trained: Simulation) -> dict[str, np.ndarray]:
     """A bias is added to sums of products: its step is that of the input times that of the weight."""
-    pairs = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "DequantizeLinear"}
-    users = {n.input[2]: n for n in graph.node if n.op_type in _BIASED and len(n.input) > 2}
-    outputs = {n.input[0]: n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
-    found: dict[str, np.ndarray] = {}
+    limits = np.iinfo(np.int32)
+    made: dict[str, np.ndarray] = {}
     for stored in trained.stored:
-        if stored.kind != "bias":
+        if stored.factors is None:
             continue
         integers, scale, _ = stored.tensors
-        user = users[outputs[integers]]
-        steps = np.float32(made[pairs[user.input[0]]]) * made[pairs[user.input[1]]].astype(np.float32)
+        steps = _array(trained.bias_steps(*stored.factors))
         value = _array(trained.constant(stored.name)).astype(np.float64)
-        limits = np.iinfo(np.int32)
-        found |= {integers: np.round(value / steps).clip(limits.min, limits.max), scale: steps}
-    return found
+        made |= {integers: np.round(value / steps).clip(limits.min, limits.max), scale: steps}
+    return made

@@ -3,10 +3,12 @@
 What is trained is the file: every pair of QuantizeLinear and DequantizeLinear becomes a rounding whose
 gradient passes straight through, and every other operator runs in torch as ONNX defines it. So training
 and file have one placement, whatever wrote the file; and batch norms, which are folded in the file, are
-folded in training, which Nagel et al. find no worse than to simulate them beside the convolution.
+folded in training, their statistics fixed from the start.
 
 References:
-    Nagel et al., 2021, arXiv:2106.08295, section 4 (training with folded batch norms, straight-through).
+    Bengio et al., 2013, arXiv:1308.3432 (straight-through gradients).
+    Nagel et al., 2021, arXiv:2106.08295, section 4.2 (training with batch norms folded beforehand, from a
+    trained model, against following their statistics as in Jacob et al., CVPR 2018, arXiv:1712.05877).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import torch
 from torch import nn
 
 from pastille.errors import PreconditionError
-from pastille.quantization.fake import Activation, Mode, fake_constant, fake_weight
+from pastille.quantization.fake import Activation, Mode, fake_bias, fake_constant, fake_weight, weight_scales
 from pastille.quantization.onnx_operators import OPERATORS, UnknownFormError
 from pastille.quantization.origins import Origin
 
@@ -44,12 +46,15 @@ class Stored:
     """A constant that the file holds in integers.
 
     Attributes:
-        kind: ``weight`` is symmetric, ``constant`` has a zero point, ``bias`` is rounded to 32 bits,
-            which training need not see.
+        kind: ``weight`` is symmetric, ``constant`` has a zero point, ``bias`` is rounded to steps of the
+            products that it is added to: that moves one answer in some hundred by a step, and a deep
+            network makes much of it.
         axis: Of the channels that have steps of their own; None for one step size for all.
         half: Largest integer of a weight.
         levels: First and last integer of a constant.
         tensors: Names of the integers, the scale and the zero point in the file; "" where it has none.
+        factors: Of a bias, the scale of the activation and the name of the weight whose products it is
+            added to; None of the others.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Stored:
     half: int
     levels: tuple[int, int]
     tensors: tuple[str, str, str]
+    factors: tuple[str, str] | None = None
 
 
 class Simulation(nn.Module):
@@ -96,12 +102,26 @@ class Simulation(nn.Module):
         if step.call == "round":
             return (self.roundings[step.rounding](inputs[0]),)
         if step.call == "stored":
-            return (_rounded(inputs[0], self.stored[step.rounding]),)
+            return (self._rounded(inputs[0], self.stored[step.rounding]),)
         try:
             out = OPERATORS[step.call](step.attributes, *inputs)
         except UnknownFormError as error:
             raise unsimulated(f"{step.call} with {error}") from error
         return out if isinstance(out, tuple) else (out,)
+
+    def _rounded(self, value: Tensor, stored: Stored) -> Tensor:
+        if stored.factors is not None:
+            return fake_bias(value, self.bias_steps(*stored.factors))
+        if stored.kind == "weight":
+            return fake_weight(value, stored.axis, stored.half)
+        return fake_constant(value, stored.levels)
+
+    def bias_steps(self, scale: str, weight: str) -> Tensor:
+        """The steps of a bias, by its `Stored.factors`: those of the input times those of the weight."""
+        rounding = self.roundings[self.grids.index(scale)]
+        assert isinstance(rounding, Activation)
+        of_weight = next(s for s in self.stored if s.name == weight)
+        return rounding.grid()[0] * weight_scales(self.constant(weight), of_weight.axis, of_weight.half)
 
     def constant(self, name: str) -> Tensor:
         """A constant of the graph, as the parameter that is learned makes it where there is one."""
@@ -118,21 +138,11 @@ class Simulation(nn.Module):
         copies = (known[name].detach().clone() for name in self.parameter_names)
         self.learned = nn.ParameterList(copies)
 
-    def set_ranges(self, mode: Mode) -> None:
-        """Whether the ranges of activations are fixed, measured before training, or follow it."""
+    def set_ranges(self, mode: Mode, *, batches: int = 1) -> None:
+        """Whether ranges of activations are fixed, measured, or follow, in epochs of so many batches."""
         for rounding in self.roundings:
             assert isinstance(rounding, Activation)
-            rounding.mode = mode
-
-
-def _rounded(value: Tensor, stored: Stored) -> Tensor:
-    match stored.kind:
-        case "weight":
-            return fake_weight(value, stored.axis, stored.half)
-        case "constant":
-            return fake_constant(value, stored.levels)
-        case "bias":
-            return value
+            rounding.begin(mode, batches)
 
 
 def unsimulated(what: str) -> PreconditionError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -16,12 +15,11 @@ from pastille.data.split import Split, batches, named
 from pastille.errors import CalibrationError, DataError, PreconditionError, UsageError
 from pastille.files import produce_atomic
 from pastille.progress import SILENT, Progress
-from pastille.quantization.conversion import MIN_OPSET, float_model
+from pastille.quantization.conversion import float_model
 from pastille.quantization.coverage import Coverage, coverage, ranges_of
 from pastille.quantization.ranges import observer
 from pastille.quantization.recovery import Choice, Recovery, prepared, quantized_by, recovered
 from pastille.quantization.recovery.auto import answers, sqnr_db
-from pastille.references import one_line
 from pastille.runtime import UNKNOWN_DIM, Operators, Session, check_self_contained, load, optimized_operators
 from pastille.values import Kind
 
@@ -159,27 +157,7 @@ def readable(source: Path) -> Any:
             f"{source.name} must hold weights in single precision, but {other.name!r} is {kind}; "
             "start from the float32 file"
         )
-    with TemporaryDirectory(prefix="pastille-") as folder:
-        return float_model(_raised(old, source, Path(folder)))
-
-
-def _raised(old: Any, source: Path, folder: Path) -> Path:
-    """A copy in a newer opset, under the same name; the file itself where it is new enough."""
-    opset = next((o.version for o in old.opset_import if o.domain in {"", "ai.onnx"}), MIN_OPSET)
-    domains = {node.domain for node in old.graph.node} - {"", "ai.onnx"}
-    if opset >= MIN_OPSET or domains:
-        return source
-    from onnx import version_converter
-
-    try:
-        new = version_converter.convert_version(old, MIN_OPSET)
-        onnx.save(new, folder / source.name)
-    except Exception as error:  # the converter raises RuntimeError and its own kinds
-        raise PreconditionError(
-            f"{source.name} is of opset {opset} and cannot be raised to {MIN_OPSET}: {one_line(error)}; "
-            "export it anew"
-        ) from error
-    return folder / source.name
+    return float_model(source)
 
 
 def check_inputs(session: Session, cases: Split, name: str) -> None:

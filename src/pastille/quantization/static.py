@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
 
+from pastille.devices import isa
 from pastille.errors import CalibrationError
 from pastille.files import produce_atomic
+from pastille.quantization.layers import kept_float
+from pastille.quantization.order import sort_
 from pastille.quantization.output import answering_nodes, float_output
 from pastille.quantization.placement import (
     answer_in_float_,
@@ -22,9 +26,13 @@ from pastille.quantization.placement import (
     stays_float,
 )
 from pastille.quantization.ranges import Batches, Range, estimated, observer
+from pastille.quantization.repair import repaired, rounded_from
 from pastille.quantization.rewrites import rewritten
-from pastille.recipe import Quantize
+from pastille.quantization.shield import shield_
+from pastille.recipe import Scheme, StaticRanges
 from pastille.references import one_line
+
+WeightBits = Literal[7, 8, "auto"]
 
 # Operators that ONNX Runtime has an int8 CPU kernel for. Others get no Q/DQ pairs: around a float
 # kernel they would only cost time and accuracy.
@@ -35,22 +43,53 @@ INT8_OPERATORS = (
 )
 
 
-def quantize_static(source: Path, target: Path, calibration: Batches, settings: Quantize) -> None:
-    """Quantize activations to unsigned 8 bit and weights to signed 7 bit per output channel.
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """What the kernels of one kind of processor want."""
 
-    The scheme is what CPU kernels run fastest and every x86 CPU computes alike: with 8-bit weights a
-    CPU without VNNI adds pairs of products in saturating 16-bit arithmetic and decides differently;
-    with 7 bits no pair can saturate (255 · 2 · 64 < 32768), and VNNI loses no speed.
+    activations: str  # name of a `QuantType`
+    operators: Collection[str]  # that get Q/DQ pairs
+    options: Mapping[str, Any]  # of the quantizer
+
+
+_AFFINE: Final = {"ActivationSymmetric": False, "WeightSymmetric": True}
+# TensorRT quantizes what a layer reads, not what it answers: that is how it fuses a convolution with the
+# addition and the activation behind it. It wants zero points of 0 and adds a float bias.
+_TENSORRT_OPERATORS: Final = ("Conv", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool")
+_TARGETS: Final[Mapping[str, _Target]] = {
+    "x86": _Target(activations="QUInt8", operators=INT8_OPERATORS, options=_AFFINE),
+    "arm": _Target(activations="QInt8", operators=INT8_OPERATORS, options=_AFFINE),
+    "tensorrt": _Target(
+        activations="QInt8",
+        operators=_TENSORRT_OPERATORS,
+        options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": list(_TENSORRT_OPERATORS),
+        },
+    ),
+}
+
+
+def quantize_static(source: Path, target: Path, calibration: Batches, settings: StaticRanges) -> None:
+    """Quantize activations to 8 bit and weights to signed 7 or 8 bit per output channel.
+
+    The scheme is what the kernels of the target run fastest; see `with_ranges`. On x86 unsigned activations
+    meet signed weights, and with 8-bit weights a CPU without VNNI adds pairs of products in saturating 16-bit
+    arithmetic and decides differently; with 7 bits no pair can saturate (255 · 2 · 64 < 32768), and VNNI
+    loses no speed.
     The model's output stays float, so that no two classes tie for want of steps.
 
     Args:
         source: A float ONNX file with folded batch norms.
         target: Written whole or not at all; self-contained.
         calibration: Gives the calibration batches ``{name: (N, ...)}`` afresh each time.
-        settings: Ranges and bits.
+        settings: Ranges, bits, scheme.
 
     Raises:
         CalibrationError: There are no batches, or the activations are not finite.
+        PreconditionError: ``settings.keep_float`` names no layer.
         OutputError: The file cannot be written.
 
     References:
@@ -60,27 +99,89 @@ def quantize_static(source: Path, target: Path, calibration: Batches, settings: 
     model = onnx.shape_inference.infer_shapes(rewritten(onnx.load(source, load_external_data=False)))
     observe = observer(model)
     ranges = estimated(observe, calibration, settings.calibration, q=settings.percentile)
-    quantized = with_ranges(model, ranges, bits=settings.weight_bits)
+    kept = kept_float(model, settings.keep_float)
+    quantized = with_ranges(model, ranges, bits=settings.weight_bits, keep_float=kept, scheme=settings.scheme)
     data = quantized.SerializeToString(deterministic=True)
     produce_atomic(target, lambda draft: draft.write_bytes(data))
 
 
-def with_ranges(model: Any, ranges: dict[str, Range], *, bits: int) -> Any:
-    """Quantize by ranges that are known; see `quantize_static`.
+def with_ranges(
+    model: Any,
+    ranges: dict[str, Range],
+    *,
+    bits: WeightBits = 7,
+    keep_float: Collection[str] = (),
+    scheme: Scheme = "auto",
+) -> Any:
+    """Quantize by ranges that are known, for the kernels of one kind of processor.
+
+    =========  ===========  ==========  =======  =======================================================
+    scheme     activations  zero point  weights  why
+    =========  ===========  ==========  =======  =======================================================
+    x86        unsigned     any         ``bits`` the one signature of VNNI and `vpmaddubsw`
+    arm        signed       any         8        what ARM's dot product multiplies; it cannot saturate
+    tensorrt   signed       0           8        symmetric only, pairs on what layers read, float biases,
+                                                 no operator of ONNX Runtime's own
+    =========  ===========  ==========  =======  =======================================================
+
+    Unsigned weights (U8U8) are no scheme here: they cannot saturate either, but on x86 they lose all the
+    speed that int8 gains, and ``bits="auto"`` is as exact.
 
     Args:
-        model: A float ``onnx.ModelProto`` with inferred types; not modified.
+        model: A float ``onnx.ModelProto`` with inferred types, as `rewritten` leaves it; not modified.
         ranges: Of every tensor that is quantized.
-        bits: Of the weights, 7 or 8.
+        bits: Of the weights, on x86 alone: 7, 8, or ``"auto"``: 8, with a wider step for the channels that
+            could saturate.
+        keep_float: Names of nodes that stay float.
+        scheme: ``"auto"`` is that of this machine; see `scheme_here`.
+
+    References:
+        ONNX Runtime, "Quantize ONNX models", section on data type selection.
+        NVIDIA TensorRT documentation, "Explicit Quantization".
     """
-    quantized = float_output(_with_qdq(model, ranges, bits=bits))
-    fuse_silus_(quantized)
-    answer_in_float_(quantized)
-    quantize_before_padding_(quantized)
-    return quantized
+    chosen = scheme_here() if scheme == "auto" else scheme
+    quantized = float_output(
+        _with_qdq(
+            model,
+            ranges,
+            _TARGETS[chosen],
+            narrow=bits == 7 and chosen == "x86",
+            keep_float=keep_float,
+        )
+    )
+    if chosen != "tensorrt":  # which places by itself, and knows no operator of ONNX Runtime's own
+        fuse_silus_(quantized)
+        answer_in_float_(quantized)
+        quantize_before_padding_(quantized)
+        shield_(quantized, keep_float)
+    sort_(quantized.graph)
+    # Last, so that it is decided on the graph that ships.
+    return unsaturated(quantized, rounded_from(model), bits=bits, scheme=chosen)
 
 
-def _with_qdq(model: Any, ranges: dict[str, Range], *, bits: int) -> Any:
+def unsaturated(
+    quantized: Any, floats: Mapping[str, np.ndarray], *, bits: WeightBits, scheme: Scheme = "auto"
+) -> Any:
+    """Repair what could saturate, where that is asked for: ``bits="auto"`` on x86; see `repaired`.
+
+    Args:
+        quantized: An ``onnx.ModelProto`` of `with_ranges`, perhaps with weights rounded anew; not modified.
+        floats: As of `repaired`.
+        bits: As of `with_ranges`.
+        scheme: As of `with_ranges`.
+    """
+    x86 = (scheme_here() if scheme == "auto" else scheme) == "x86"
+    return repaired(quantized, floats) if bits == "auto" and x86 else quantized
+
+
+def scheme_here() -> Literal["x86", "arm"]:
+    """The scheme of this machine's own kernels."""
+    return "arm" if isa().startswith(("neon", "arm", "aarch64")) else "x86"
+
+
+def _with_qdq(
+    model: Any, ranges: dict[str, Range], target: _Target, *, narrow: bool, keep_float: Collection[str]
+) -> Any:
     with _quiet():
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
@@ -90,18 +191,19 @@ def _with_qdq(model: Any, ranges: dict[str, Range], *, bits: int) -> Any:
         quantizer = QDQQuantizer(
             model,
             per_channel=True,
-            reduce_range=bits == 7,
+            reduce_range=narrow,
             weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
+            activation_qType=QuantType[target.activations],
             tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
             nodes_to_quantize=[],
             # The quantizer drops a Relu or Clip that it finds expressed by the range after it; a float
             # output has no such range.
             nodes_to_exclude=[
-                node.name for node in (*answering_nodes(model.graph), *stays_float(model.graph))
+                *(node.name for node in (*answering_nodes(model.graph), *stays_float(model.graph))),
+                *keep_float,
             ],
-            op_types_to_quantize=list(INT8_OPERATORS),
-            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+            op_types_to_quantize=list(target.operators),
+            extra_options=dict(target.options),
         )
         try:
             return quantizer.quantize_model()

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from pastille.quantization.blocks import BITS, BLOCK_SIZES, Blocks, packed, round_to_nearest
-from pastille.quantization.conversion import CONTRIB, Conversion, Part, convert, float_model
+from pastille.quantization.conversion import CONTRIB, Conversion, Part, applied, convert, float_model
 from pastille.quantization.embeddings import int8_embeddings
 from pastille.quantization.gptq import gptq, second_moments
 from pastille.quantization.linear import Found, Linear, linear_layers, replacements
@@ -43,7 +43,7 @@ def quantize_weights(
     quantization, no answer then depends on what else is in the batch.
 
     Args:
-        source: A float ONNX file, self-contained, opset 18 or later.
+        source: A float ONNX file, self-contained; an opset before 18 is raised.
         target: Written whole or not at all, once ONNX Runtime has taken it; self-contained.
         bits: 4 or 8.
         block_size: Weights that share a scale: 16, 32, 64, 128 or 256; the last of K are padded to a block.
@@ -58,9 +58,11 @@ def quantize_weights(
     Raises:
         CalibrationError: GPTQ has no batches, or ones that the model cannot run on.
         PreconditionError: The file has no linear layer to convert, is quantized already, has an unknown
-            domain or an old opset; ``keep_float`` names no layer; ONNX Runtime does not take the result.
+            domain or an opset that cannot be raised; ``keep_float`` names no layer; ONNX Runtime does not
+            take the result.
         IntegrityError: ``source`` is not a self-contained ONNX model.
         OutputError: The file cannot be written.
+        UsageError: ``target`` is ``source``.
         ValueError: An option is out of its range, or GPTQ is asked for without ``calibration``.
 
     References:
@@ -78,7 +80,7 @@ def quantize_weights(
     )
     how = f"MatMulNBits, {bits} bits, blocks of {block_size}, {method}"
     layers = blockwise(found, weights, symmetric=symmetric, activations=activations, how=how)
-    parts = [layers, *([int8_embeddings(model)] if embeddings else [])]
+    parts = [layers, *([int8_embeddings(applied(model, [layers]))] if embeddings else [])]
     notes = _padded(found.layers, block_size)
     return convert(model, parts, source, target, what="linear layer with a constant weight", notes=notes)
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pastille.errors import RecipeError
+from pastille.recipe.quantizing import SECTION_OF
 from pastille.recipe.sections import STEPS, Recipe, SourceData
 
 MAX_RECIPE_BYTES = 1 << 20
@@ -169,7 +170,11 @@ def _path(location: Sequence[int | str]) -> list[str]:
     parts = [str(part) for part in location]
     kept = [parts[0]] if parts else []
     for before, part in itertools.pairwise(parts):
-        tag = (before == "data" and part in _TAGS) or (before.isdigit() and part in STEPS)
+        tag = (
+            (before == "data" and part in _TAGS)
+            or (before.isdigit() and part in STEPS)
+            or (before == "quantize" and part in SECTION_OF)
+        )
         # A plan entry reads plan.0.prune.prune.X: the tag, then the key.
         if not tag and part not in _TAGS_OF_VALUES and not re.search(r"[\[(]", part):
             kept.append(part)
@@ -181,6 +186,13 @@ def _explain(error: Any) -> str:
     where = ".".join(path) or "recipe"
     if error["type"] == "extra_forbidden":
         known = _known_keys(path[:-1])
+        method = str(error["loc"][-2]) if len(error["loc"]) > 1 else ""
+        if path[-2:-1] == ["quantize"] and method in SECTION_OF:
+            if path[-1] in known:
+                return (
+                    f"unknown key {where!r} with method {method!r}; it belongs to {_methods_with(path[-1])}"
+                )
+            known = sorted(SECTION_OF[method].model_fields)
         close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(sorted(known))}"
         return f"unknown key {where!r}; {hint}"
@@ -189,6 +201,10 @@ def _explain(error: Any) -> str:
     if error["type"] == "union_tag_invalid":
         allowed = error["ctx"]["expected_tags"].replace("'", "")
         return f"{where}.reader must be one of {allowed}, got {error['ctx']['tag']!r}"
+    if error["type"] == "quantize_method":
+        return f"{where}.{error['msg']}, got {error['input'].get('method')!r}"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"{where} must be a mapping of options, such as {{}}, got {error.get('input')!r}"
     if error["type"] == "path_type":
         return f"{where} must be a path, got {error.get('input')!r}"
     if error["type"] == "too_short":
@@ -202,6 +218,11 @@ def _explain(error: Any) -> str:
         else f"{where} "
     )
     return f"{lead}{message}{shown}"
+
+
+def _methods_with(key: str) -> str:
+    """The methods of quantization that have a key."""
+    return " and ".join(repr(name) for name, section in SECTION_OF.items() if key in section.model_fields)
 
 
 def _known_keys(path: Sequence[str]) -> list[str]:

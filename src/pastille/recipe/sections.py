@@ -6,20 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from pastille.recipe.quantities import Bytes, Milliseconds, Share
+from pastille.recipe.quantizing import Quantization
+from pastille.recipe.section import Section
+from pastille.recipe.training import Train
 
 Risk = Literal["critical", "high", "medium", "low"]
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression", "segmentation", "custom"]
 Criterion = Literal["l1", "l2"]
-Calibrator = Literal["minmax", "percentile"]
-
-
-class Section(BaseModel):
-    """A part of the recipe: frozen, and closed to keys that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class ThresholdGoal(Section):
@@ -255,22 +251,6 @@ DataSection = Annotated[
 ]
 
 
-class Train(Section):
-    """One training, by the standard names."""
-
-    epochs: int = Field(ge=1, le=10_000)
-    learning_rate: float = Field(0.01, gt=0)
-    batch_size: int = Field(64, ge=1)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    class_weights: Literal["balanced", "none"] = "none"
-    augment: str | None = Field(
-        None, description="FILE.py:CALLABLE taking (inputs, generator), a batch at a time"
-    )
-
-
 class Prune(Section):
     """Remove whole channels, a few at a time, fine-tuning in between."""
 
@@ -281,18 +261,6 @@ class Prune(Section):
     round_to: int = Field(8, ge=1, description="widths kept are multiples of this")
     protect: list[str] = Field(default_factory=list, description="modules left whole; * matches any")
     finetune: Train | None = Field(None, description="after every step")
-
-
-class Quantize(Section):
-    """Static post-training quantization of the exported file: U8 activations, S8 weights per channel."""
-
-    method: Literal["ptq"] = "ptq"
-    calibration: Calibrator = "minmax"
-    percentile: float = Field(99.99, gt=50, le=100)
-    samples: int = Field(256, ge=1, description="taken from train, balanced over label and stratum")
-    weight_bits: Literal[7, 8] = Field(
-        7, description="7 cannot saturate on x86 without VNNI and costs no speed"
-    )
 
 
 class Calibrate(Section):
@@ -316,7 +284,7 @@ class FinetuneStep(Section):
 class QuantizeStep(Section):
     """Plan entry."""
 
-    quantize: Quantize
+    quantize: Quantization
 
 
 class CalibrateStep(Section):
@@ -438,6 +406,11 @@ class Measure(Section):
     batch_sizes: list[Annotated[int, Field(ge=1)]] = Field([1, 8, 32], min_length=1)
     seconds: float = Field(3.0, gt=0, le=600, description="spent on timing one file at batch 1")
     memory: bool = Field(True, description="start fresh processes for peak memory and cold start")
+    isas: list[Literal["avx2", "sse4", "aarch64"]] = Field(
+        default_factory=list,
+        description="other CPUs that the bundle's files must decide alike on; emulated by QEMU, slowly, on "
+        "up to 100 cases of validation",
+    )
 
     @model_validator(mode="after")
     def _begins_with_one(self) -> Measure:

@@ -22,6 +22,9 @@ _WORDS: dict[Standing, str] = {
 }
 _VARIANTS = {
     "int8": "the int8 model",
+    "int4": "the int4 model",
+    "fp16": "the fp16 model",
+    "bf16": "the bf16 model",
     "compressed": "the compressed float model",
     "fp32": "the unchanged fp32 model",
 }

@@ -10,6 +10,7 @@ from pastille.record import Curve, StageDetails, WidthChange
 from pastille.report.account import Account
 from pastille.report.comparison import options_line, stage_label
 from pastille.report.kernels import Kernels, kernels
+from pastille.report.tried import TriedRow, tried_rows
 from pastille.values import Profile
 
 # The page stays small however long the plan is: what all stages together may show is shared out.
@@ -55,6 +56,8 @@ class Change:
     facts: tuple[tuple[str, str], ...]
     widths: tuple[Width, ...]
     more_widths: int
+    tried: tuple[TriedRow, ...]
+    left_title: str
     left_whole: tuple[tuple[str, str], ...]
     more_left_whole: int
     int8_operators: tuple[tuple[str, str], ...]
@@ -102,6 +105,8 @@ def _change(
         facts=tuple(_facts(details, profile.sha256, seconds)),
         widths=tuple(_width(change) for change in details.widths[:layers]),
         more_widths=max(0, len(details.widths) - layers),
+        tried=tried_rows(details.tried),
+        left_title="Left whole" if details.widths or "prune" in name else "Left in float",
         left_whole=tuple(whole[:layers]),
         more_left_whole=max(0, len(whole) - layers),
         int8_operators=_operators(details.int8_operators),

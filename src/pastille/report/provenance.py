@@ -200,6 +200,9 @@ def _run_facts(run: Account, record: Record) -> Iterator[tuple[str, str]]:
     yield "target", text.clean(run.recipe.get("target", text.ABSENT), 80)
     if len(record.events) > 1:
         yield "lasted", _span(record.events[0].at, record.events[-1].at) + _interruptions(run)
+    for variant, seen in list(run.final.validated.items())[:4] if run.final else ():
+        words = "; ".join(one.words for one in seen[:8])
+        yield f"{text.clean(variant, 20)} decides on", text.clean(words, 300)
     if run.bundle:
         yield "bundle content (SHA-256)", text.clean(run.bundle.content, 80)
 

@@ -92,7 +92,6 @@ def measure(
     journal: Journal,
     *,
     baseline: Candidate | None,
-    precision: Literal["fp32", "int8"],
     details: StageDetails = _PLAIN,
     progress: Progress,
 ) -> Candidate:
@@ -104,7 +103,7 @@ def measure(
         artifact.file,
         name=name,
         file=relative(artifact.file, journal),
-        precision=precision,
+        precision=artifact.precision,
         split=split,
         outputs=outputs,
         cases=cases,
@@ -156,7 +155,7 @@ def reopened(
     module = module or read_model(task.build, file.parent)
     outputs = load_array(file.with_name(ANSWERS))
     return Candidate(
-        artifact=Artifact(module=module, file=file),
+        artifact=Artifact(module=module, file=file, precision=profile.precision),
         profile=profile,
         outputs=outputs,
         factor=factor_of(details),

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from pastille import policy
 from pastille.bundle import (
     BundleParts,
     Golden,
+    VariantName,
     VariantPart,
     answer_cases,
     choose_cases,
@@ -33,6 +33,7 @@ from pastille.report import render
 from pastille.report.view import view
 from pastille.runner.candidate import Candidate, invariance_of, listed, opened, stress_of
 from pastille.runner.journal import Journal, load_array, save_array
+from pastille.runner.other_cpus import noted, portable, validated
 from pastille.runtime import Session, load
 from pastille.stats.metrics import score
 from pastille.stats.scale import to_logits
@@ -40,7 +41,6 @@ from pastille.task import Task
 from pastille.validation import read_answers
 from pastille.values import Check, Profile, Speedup, Status, TensorSpec, Verdict, to_json
 
-VariantName = Literal["int8", "compressed", "fp32"]
 FINAL, BUNDLE = "final", "bundle"
 
 
@@ -62,7 +62,10 @@ def judge_on_test(
     if compressed:
         said = _verdict(before, after, (baseline, kept), task, base, journal, progress)
     speedups = _speedups(kept, baseline, task, progress) if compressed else ()
+    found, failed = validated(_variants(kept, baseline), task, progress)
+    said = noted(said, found, failed)
     selected, reason = select(said, kept.profile, baseline.profile, speedups, task)
+    selected, reason = portable(selected, reason, found)
     confidence = task.recipe.requirements.confidence
     event = FinalJudged(
         candidate=kept.profile.name,
@@ -72,6 +75,7 @@ def judge_on_test(
         speedups=speedups,
         selected=selected,
         selection_reason=reason,
+        validated=found,
     )
     journal.append(event)
     progress.note(f"final gate: {said.status}")
@@ -192,6 +196,8 @@ def select(
         failing = [c.reason for c in said.checks if c.status is said.status]
         more = f" (and {len(failing) - 1} more)" if len(failing) > 1 else ""
         return "fp32", f"the compressed model is {said.status}: {next(iter(failing), said.reason)}{more}"
+    if kept.sha256 == baseline.sha256:
+        return "fp32", "nothing that was tried is better than the model as it was brought"
     name = variant_name(kept)
     slower = [s for s in speedups if s.batch == 1 and s.interval.high < 1]
     if not slower:
@@ -212,7 +218,7 @@ def _faster(speedups: Sequence[Speedup]) -> str:
 
 def variant_name(profile: Profile) -> VariantName:
     """What a candidate is called in the bundle."""
-    return "int8" if profile.precision == "int8" else "compressed"
+    return "compressed" if profile.precision == "fp32" else profile.precision
 
 
 def seal(
@@ -220,9 +226,7 @@ def seal(
 ) -> None:
     """Write the bundle with its evidence, and say so in the record."""
     directory = journal.directory / BUNDLE
-    candidates: dict[VariantName, Candidate] = {"fp32": baseline}
-    if kept is not baseline:
-        candidates = {variant_name(kept.profile): kept, **candidates}
+    candidates = _variants(kept, baseline)
     evidence = {"run.json": to_json(journal.record), "report.html": render(view(journal.record)).encode()}
     section = task.recipe.task
     parts = BundleParts(
@@ -252,13 +256,21 @@ def seal(
     journal.append(BundleWritten(path=BUNDLE, content=manifest.content))
 
 
+def _variants(kept: Candidate, baseline: Candidate) -> dict[VariantName, Candidate]:
+    """What the bundle will hold."""
+    candidates: dict[VariantName, Candidate] = {"fp32": baseline}
+    if kept.profile.sha256 != baseline.profile.sha256:
+        candidates = {variant_name(kept.profile): kept, **candidates}
+    return candidates
+
+
 def _part(name: VariantName, candidate: Candidate, final: FinalJudged) -> VariantPart:
     profile = candidate.profile
     return VariantPart(
         name=name,
         path=candidate.artifact.file,
         precision=profile.precision,
-        isa=profile.latency[0].conditions.isa,
+        validated=final.validated[name],
         latency=profile.latency,
         status=None if name == "fp32" else final.verdict.status,
         parameters=profile.parameters,

@@ -13,6 +13,7 @@ import torch
 
 from pastille import policy
 from pastille.devices import usable_cores
+from pastille.elsewhere import check_isas
 from pastille.errors import RecipeError
 from pastille.gates import verdict
 from pastille.gates.judge import judge_answers
@@ -47,6 +48,8 @@ from pastille.stages.contract import state_digest
 from pastille.task import Task, load_task
 from pastille.validation import split_summary
 from pastille.values import Status, Verdict
+
+_STORED = {"int4": 0.5, "fp16": 2.0, "bf16": 2.0}  # bytes of a weight; all other methods take one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,7 @@ def run(
     """
     policy.check_run(recipe)
     policy.check(recipe)
+    check_isas(recipe)
     with reproducible(recipe.seed):
         task = load_task(recipe, base, allow_leakage=allow_leakage, progress=progress)
         _check_plan(recipe, base, task)
@@ -178,7 +182,6 @@ def _baseline(task: Task, journal: Journal, progress: Progress) -> tuple[Candida
         task,
         journal,
         baseline=None,
-        precision="fp32",
         progress=progress,
     )
     section = task.recipe.task
@@ -241,11 +244,10 @@ def _stage(
         details = replace(details, parity_max_abs_error=error)
     candidate = measure(
         stage.name,
-        Artifact(module=result.module, file=file),
+        Artifact(module=result.module, file=file, precision=result.precision),
         task,
         journal,
         baseline=baseline,
-        precision=result.precision,
         details=details,
         progress=progress,
     )
@@ -307,18 +309,19 @@ def check_reachable(recipe: Recipe, baseline: Candidate) -> None:
     """Refuse a size that the plan cannot reach, before any work is spent on it.
 
     Pruning keeps at least ``(1 − sparsity)²`` of the weights, since no layer loses more than that
-    share of its inputs and outputs; quantization stores a weight in one byte instead of four.
+    share of its inputs and outputs; quantization stores a weight in one byte, or two or a half, instead of
+    four.
 
     Raises:
         RecipeError: ``max_size`` lies below that bound.
     """
     limit = recipe.requirements.max_size
-    share, stored = 1.0, 4
+    share, stored = 1.0, 4.0
     for step in recipe.plan:
         if isinstance(step, PruneStep):
             share *= (1 - step.prune.sparsity) ** 2
         if isinstance(step, QuantizeStep):
-            stored = 1
+            stored = _STORED.get(step.quantize.method, 1)
     least = baseline.profile.parameters * share * stored
     if limit is not None and limit < least:
         raise RecipeError(

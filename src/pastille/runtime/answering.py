@@ -1,8 +1,8 @@
 """What `emulated` starts, on another CPU too: a process that answers cases with numpy and ONNX Runtime alone.
 
 ``python -I answering.py REQUEST`` with REQUEST a JSON file: ``jobs``, each with a ``model``, an npz of its
-``inputs``, where to write its ``answers`` and how many cases to ask at once (``batch``), and ``threads``.
-What was found is printed as a JSON object. Pastille itself is not imported: the other CPU's Python need not
+``inputs``, where to write its ``answers`` and how many cases to ask at once (``batch``), ``threads``, and the
+``seconds`` after which no further batch is begun (null: none). What was found is printed as a JSON object. Pastille itself is not imported: the other CPU's Python need not
 have it.
 """
 
@@ -30,7 +30,7 @@ def main(request: str) -> None:
     for job in asked["jobs"]:
         with np.load(job["inputs"], allow_pickle=False) as archive:
             inputs = dict(archive)
-        np.savez(job["answers"], **_answers(job, inputs, asked["threads"]))
+        np.savez(job["answers"], **_answers(job, inputs, asked["threads"], asked["seconds"]))
     found = {
         "seconds": perf_counter() - start,
         "version": onnxruntime.__version__,
@@ -39,15 +39,19 @@ def main(request: str) -> None:
     sys.stdout.write(json.dumps(found))
 
 
-def _answers(job: dict[str, Any], inputs: dict[str, np.ndarray], threads: int) -> dict[str, Any]:
+def _answers(
+    job: dict[str, Any], inputs: dict[str, np.ndarray], threads: int, seconds: float | None
+) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(
         job["model"], _options(threads), providers=["CPUExecutionProvider"]
     )
     cases, batch = len(next(iter(inputs.values()))), job["batch"]
-    parts = [
-        session.run(None, {name: _rows(x, at, batch) for name, x in inputs.items()})
-        for at in range(0, cases, batch)
-    ]
+    parts: list[Any] = []
+    start = perf_counter()
+    for at in range(0, cases, batch):
+        if parts and seconds is not None and perf_counter() - start > seconds:
+            break
+        parts.append(session.run(None, {name: _rows(x, at, batch) for name, x in inputs.items()}))
     outputs = [np.concatenate(column)[:cases] for column in zip(*parts, strict=True)]
     return {node.name: array for node, array in zip(session.get_outputs(), outputs, strict=True)}
 

@@ -74,6 +74,7 @@ def answers_on(
     *,
     threads: int = 1,
     timeout_s: float = 1800.0,
+    budget_s: float | None = None,
     root: Path | None = None,
 ) -> Answers:
     """Ask a file cases on another kind of CPU, one at a time, in a fresh process.
@@ -85,6 +86,8 @@ def answers_on(
         inputs: ``{name: (N, ...)}``, at least one case.
         threads: That the runtime may use.
         timeout_s: Seconds after which the process is ended.
+        budget_s: Seconds after which no further case is asked; the first is asked in any case. The answers
+            are then fewer than the inputs.
         root: Of the ARM system; left out, the environment's ``PASTILLE_AARCH64_ROOT``.
 
     Raises:
@@ -105,7 +108,9 @@ def answers_on(
             _job(folder, "file", path.resolve(), inputs, batch),
         ]
         request = folder / "request.json"
-        request.write_text(json.dumps({"jobs": jobs, "threads": threads}), encoding="utf-8")
+        request.write_text(
+            json.dumps({"jobs": jobs, "threads": threads, "seconds": budget_s}), encoding="utf-8"
+        )
         with as_file(files("pastille.runtime") / "answering.py") as script:
             said = _run(isa, [*command, "-I", str(script), str(request)], environment, timeout_s)
         check, outputs = (_arrays(Path(job["answers"])) for job in jobs)
@@ -116,6 +121,28 @@ def answers_on(
         runtime_version=said["version"],
         seconds=said["seconds"],
     )
+
+
+def check_emulated(isa: Isa, root: Path | None = None) -> None:
+    """Make sure that a kind of CPU can be asked here, without asking it.
+
+    Args:
+        isa: See `answers_on`.
+        root: See `answers_on`.
+
+    Raises:
+        UsageError: QEMU or the ARM root is missing; the message says what to install.
+    """
+    _command(isa, root)
+
+
+def is_emulated(isa: Isa) -> bool:
+    """Whether that CPU is emulated here, rather than being this one."""
+    return not (isa == "native" or (isa == "aarch64" and _is_arm()))
+
+
+def _is_arm() -> bool:
+    return platform.machine() in {"aarch64", "arm64"}
 
 
 def _job(
@@ -134,7 +161,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 def _command(isa: Isa, root: Path | None) -> tuple[list[str], dict[str, str]]:
     """How a Python is started on that CPU: the command's beginning, and its environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QEMU_")}
-    if isa == "native" or (isa == "aarch64" and platform.machine() in {"aarch64", "arm64"}):
+    if not is_emulated(isa):
         return [sys.executable], kept
     emulator = _EMULATORS[isa]
     program = next((found for name in emulator.programs if (found := shutil.which(name))), None)

@@ -16,7 +16,7 @@ from pastille.measure.evaluate import answer
 from pastille.progress import Progress
 from pastille.recipe import Calibrate
 from pastille.record import StageDetails
-from pastille.runtime import load, optimized_operators
+from pastille.runtime import load
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stats.calibration import expected_calibration_error
 from pastille.stats.statements import PROBABLE_KINDS, statements
@@ -72,7 +72,7 @@ class CalibrateStage:
         return StageResult(
             module=artifact.module,
             quantized=target,
-            precision="int8" if optimized_operators(target).conversions else "fp32",
+            precision=artifact.precision,
             details=StageDetails(
                 temperature=total,
                 threshold=None if threshold == cases.threshold else threshold,

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from pastille.errors import StageError
 from pastille.files import sha256_file
 from pastille.progress import Progress
 from pastille.record import StageDetails
+from pastille.values import ModelPrecision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +30,7 @@ class Artifact:
 
     module: nn.Module
     file: Path
+    precision: ModelPrecision = "fp32"  # of the file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class StageResult:
 
     module: nn.Module
     quantized: Path | None = None
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: ModelPrecision = "fp32"
     details: StageDetails
 
 

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-import numpy as np
-
-from pastille.data.sampler import calibration_indices
-from pastille.data.split import batches
 from pastille.errors import PreconditionError, StageError
 from pastille.progress import Progress
 from pastille.pruning import prune
 from pastille.pruning.structured import NothingToRemove, layer_widths
-from pastille.quantization import quantize_static
 from pastille.recipe import (
     CalibrateStep,
     FinetuneStep,
     PlanStep,
     Prune,
     PruneStep,
-    Quantize,
     QuantizeStep,
     Train,
 )
 from pastille.record import Curve, StageDetails, WidthChange
 from pastille.references import load_callable
-from pastille.runtime import optimized_operators
 from pastille.stages.calibrate import CalibrateStage
 from pastille.stages.contract import Artifact, Stage, StageResult
+from pastille.stages.quantizing import quantize_stage
 from pastille.task import Task, example_batch
 from pastille.train import Fitted, fit
 from pastille.train.loop import Augment
@@ -38,8 +32,6 @@ from pastille.train.losses import loss_problem
 
 if TYPE_CHECKING:
     from torch import nn
-
-_CALIBRATION_BATCH = 32
 
 
 def stage_for(step: PlanStep, base: Path) -> Stage:
@@ -55,7 +47,7 @@ def stage_for(step: PlanStep, base: Path) -> Stage:
         case FinetuneStep(finetune=settings):
             return FinetuneStage(settings=settings, base=base)
         case QuantizeStep(quantize=settings):
-            return QuantizeStage(settings=settings)
+            return quantize_stage(settings, base)
         case CalibrateStep(calibrate=settings):
             return CalibrateStage(settings=settings)
 
@@ -157,57 +149,6 @@ class FinetuneStage:
         """The same architecture."""
         if layer_widths(result.module) != layer_widths(before.module):
             raise StageError("stage 'finetune' must not change the architecture")
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class QuantizeStage:
-    """Quantize the exported file after training."""
-
-    settings: Quantize
-    name: str = field(default="quantize", init=False)
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """As asked in the recipe."""
-        return self.settings.model_dump(mode="json")
-
-    def requires(self, artifact: Artifact, task: Task) -> None:
-        """Enough samples to calibrate on."""
-        self._rows(task)
-
-    def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
-        """Observe ranges on a stratified sample of the training split, then write the int8 file."""
-        train, rows = task.splits.train, self._rows(task)
-        target = folder / "model.onnx"
-
-        def calibration() -> Iterable[dict[str, np.ndarray]]:
-            steps = range(0, len(rows), _CALIBRATION_BATCH)
-            read = batches(train.inputs, rows.tolist(), _CALIBRATION_BATCH)
-            for _, batch in zip(progress.track(steps, what="calibrating"), read, strict=True):
-                yield batch
-
-        quantize_static(artifact.file, target, calibration, self.settings)
-        operators = optimized_operators(target)
-        details = StageDetails(
-            calibration_samples=len(rows), int8_operators=operators.int8, float_operators=operators.floating
-        )
-        return StageResult(module=artifact.module, quantized=target, precision="int8", details=details)
-
-    def ensures(self, before: Artifact, result: StageResult) -> None:
-        """A file in which something runs in int8."""
-        if not result.details.int8_operators:
-            raise PreconditionError(
-                "quantize: no operator of this model has an int8 kernel; leave quantize out of the plan"
-            )
-
-    def _rows(self, task: Task) -> np.ndarray:
-        return calibration_indices(
-            task.splits.train,
-            self.settings.samples,
-            seed=task.recipe.seed,
-            kind=task.recipe.task.kind,
-        )
 
 
 def sparsities(target: float, steps: int) -> Sequence[float]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
 
-from pastille.data.sampler import calibration_indices
 from pastille.data.split import batches
 from pastille.errors import PreconditionError, StageError
 from pastille.progress import Progress
@@ -19,12 +18,14 @@ from pastille.pruning import write_model
 from pastille.quantization import quantize_static
 from pastille.quantization.qat import finish, prepare
 from pastille.quantization.simulation import Simulation
-from pastille.recipe import Quantize, Train
+from pastille.recipe import QatQuantize
 from pastille.record import StageDetails
 from pastille.references import load_callable
-from pastille.runtime import load, optimized_operators
+from pastille.runtime import load
+from pastille.stages.calibration import sample
 from pastille.stages.contract import Artifact, StageResult
-from pastille.stages.qat_training import Distillation, train_in_int8
+from pastille.stages.qat_training import train_in_int8
+from pastille.stages.quantize import MODEL, operators_of, require_int8
 from pastille.stats.decisions import decide
 from pastille.task import Task, example_batch
 from pastille.task.forward import forward, to_tensors
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 LEAST_AGREEMENT = 0.999
 _ALIKE = 0.01  # numbers count as equal within this share of their spread
 _BATCH = 32
+_NAMED = 5
 _PARITY_CASES = 8
 
 
@@ -47,30 +49,18 @@ class QatStage:
     """Quantize the exported file, then train the weights under its own rounding.
 
     Attributes:
-        quantize: As for quantization after training.
-        train: A tenth of its learning rate is taken.
-        freeze_observers_after: Share of the epochs after which ranges stay as they are.
-        distill: Answer like the float model too; None for the labels alone.
+        settings: As asked in the recipe.
         base: The recipe's folder, which an ``augment`` is relative to.
     """
 
-    quantize: Quantize
-    train: Train
-    freeze_observers_after: float = 0.6
-    distill: Distillation | None = None
+    settings: QatQuantize
     base: Path
     name: str = field(default="quantize", init=False)
 
     @property
     def options(self) -> Mapping[str, Any]:
         """As asked in the recipe."""
-        return {
-            **self.quantize.model_dump(mode="json"),
-            "method": "qat",
-            "train": self.train.model_dump(mode="json"),
-            "freeze_observers_after": self.freeze_observers_after,
-            "distill": None if self.distill is None else asdict(self.distill),
-        }
+        return self.settings.model_dump(mode="json")
 
     def requires(self, artifact: Artifact, task: Task) -> None:
         """Something that can be trained, and enough samples to calibrate on."""
@@ -83,55 +73,47 @@ class QatStage:
                 "or use method: ptq"
             )
         self._augment()
-        self._rows(task)
+        sample(task, self.settings.samples)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Quantize, train, write the same file with other numbers, and see that it decides alike."""
-        target, rows = folder / "model.onnx", self._rows(task)
-        quantize_static(artifact.file, target, _calibration(task, rows, progress), self.quantize)
+        target, settings = folder / MODEL, self.settings
+        drawn = sample(task, settings.samples, progress=progress)
+        quantize_static(artifact.file, target, drawn, settings)
         module = copy.deepcopy(artifact.module).cpu().eval()
         prepared = prepare(artifact.file, target, module)
         trained = train_in_int8(
             prepared.simulation,
-            self.train,
+            settings.train,
             task,
-            freeze_after=self.freeze_observers_after,
-            distill=None if self.distill is None else (self.distill, module),
+            freeze_after=settings.freeze_observers_after,
+            distill=None if settings.distill is None else (settings.distill, module),
             augment=self._augment(),
             progress=progress,
         )
         batch = example_batch(task.splits.train.inputs, _PARITY_CASES)
         module = finish(prepared, trained.model, module, target, batch)
         write_model(module, task.build(), folder)
-        notes = [n for n in (trained.stopped, _disagreement(trained.model, target, task)) if n]
+        found = (trained.stopped, _untouched(prepared.left), _disagreement(trained.model, target, task))
+        notes = [note for note in found if note]
         for note in notes:
             progress.note(note)
-        operators = optimized_operators(target)
         details = StageDetails(
             curves=(trained.curve,),
-            calibration_samples=len(rows),
-            int8_operators=operators.int8,
-            float_operators=operators.floating,
+            calibration_samples=len(drawn.rows),
             notes=tuple(notes),
+            **operators_of(target),
         )
         return StageResult(module=module, quantized=target, precision="int8", details=details)
 
     def ensures(self, before: Artifact, result: StageResult) -> None:
         """A file in which something runs in int8, and a module of the same architecture."""
-        if not result.details.int8_operators:
-            raise PreconditionError(
-                "quantize: no operator of this model has an int8 kernel; leave quantize out of the plan"
-            )
+        require_int8(result)
         if _shapes(before.module) != _shapes(result.module):
             raise StageError("stage 'quantize' must not change the architecture")
 
-    def _rows(self, task: Task) -> np.ndarray:
-        return calibration_indices(
-            task.splits.train, self.quantize.samples, seed=task.recipe.seed, kind=task.recipe.task.kind
-        )
-
     def _augment(self) -> Augment | None:
-        augment = self.train.augment
+        augment = self.settings.train.augment
         return load_callable(augment, self.base, key="augment") if augment else None
 
 
@@ -139,16 +121,12 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def _calibration(
-    task: Task, rows: np.ndarray, progress: Progress
-) -> Callable[[], Iterable[dict[str, np.ndarray]]]:
-    def read() -> Iterable[dict[str, np.ndarray]]:
-        numbers = range(0, len(rows), _BATCH)
-        parts = batches(task.splits.train.inputs, rows.tolist(), _BATCH)
-        for _, batch in zip(progress.track(numbers, what="calibrating"), parts, strict=True):
-            yield batch
-
-    return read
+def _untouched(left: tuple[str, ...]) -> str:
+    """Which weights were not trained, in a sentence; "" if all were."""
+    if not left:
+        return ""
+    names = ", ".join(left[:_NAMED]) + (", …" if len(left) > _NAMED else "")
+    return f"training in int8 left {len(left)} weights as they were, which the file holds no copy of: {names}"
 
 
 def _disagreement(trained: Simulation, file: Path, task: Task) -> str:
@@ -156,10 +134,10 @@ def _disagreement(trained: Simulation, file: Path, task: Task) -> str:
     alike = equal_decisions(trained, file, task)
     if alike.mean() >= LEAST_AGREEMENT:
         return ""
-    rows = ", ".join(str(row) for row in np.flatnonzero(~alike)[:5])
+    rows = ", ".join(str(row) for row in np.flatnonzero(~alike)[:_NAMED])
     return (
         f"the file decides like its training on {alike.mean():.2%} of {alike.size} answers to validation, "
-        f"less than {LEAST_AGREEMENT:.1%}; it differs at {rows}{', …' if (~alike).sum() > 5 else ''}"
+        f"less than {LEAST_AGREEMENT:.1%}; it differs at {rows}{', …' if (~alike).sum() > _NAMED else ''}"
     )
 
 

@@ -29,6 +29,7 @@ from pastille.values.measured import (
     KernelUse,
     Latency,
     Metrics,
+    ModelPrecision,
     Precision,
     Profile,
     Quantile,
@@ -36,6 +37,7 @@ from pastille.values.measured import (
 )
 from pastille.values.serial import from_json, to_json
 from pastille.values.specs import ImageDecoding, Normalization, Preprocessing, TensorSpec
+from pastille.values.validated import Validation
 from pastille.values.verdict import Check, Status, Verdict
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "Kind",
     "Latency",
     "Metrics",
+    "ModelPrecision",
     "Normalization",
     "Precision",
     "Preprocessing",
@@ -74,6 +77,7 @@ __all__ = [
     "StressCurve",
     "StressPoint",
     "TensorSpec",
+    "Validation",
     "Verdict",
     "from_json",
     "to_json",

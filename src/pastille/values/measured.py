@@ -117,6 +117,9 @@ class Metrics:
     confusion: Confusion | None = None
 
 
+# What a file's weights are stored in; "int8" also of files that keep some layers float.
+ModelPrecision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+
 Precision = Literal["int8", "float", "conversion", "other"]  # other: arithmetic on shapes and indices
 
 
@@ -190,7 +193,7 @@ class Profile:
     file: str  # relative to the run directory
     sha256: str
     size_bytes: int
-    precision: Literal["fp32", "int8"]
+    precision: ModelPrecision
     parameters: int
     macs: int  # multiply-accumulates of one input
     metrics: Metrics

@@ -11,6 +11,7 @@ import onnx
 
 from pastille.errors import CalibrationError
 from pastille.progress import SILENT, Progress
+from pastille.quantization.layers import kept_float
 from pastille.quantization.ranges import Batches, Estimator, estimated, observer
 from pastille.quantization.recovery.bias_correction import bias_corrected
 from pastille.quantization.recovery.equalization import equalized
@@ -18,9 +19,9 @@ from pastille.quantization.recovery.graph import named
 from pastille.quantization.recovery.rounding import rounded
 from pastille.quantization.recovery.smoothquant import STRENGTH, smoothed
 from pastille.quantization.rewrites import rewritten
-from pastille.quantization.static import with_ranges
+from pastille.quantization.static import unsaturated, with_ranges
+from pastille.recipe import Scheme, Technique
 
-Technique = Literal["equalization", "smoothquant", "rounding", "bias_correction"]
 TECHNIQUES: Final[tuple[Technique, ...]] = ("equalization", "smoothquant", "rounding", "bias_correction")
 
 ENOUGH_DB: Final = 40.0  # 1 % of the signal's amplitude: no decision hangs on what is left
@@ -37,14 +38,18 @@ class Choice:
         calibration: Estimator of activation ranges.
         percentile: Of the estimator of that name.
         strength: Of smoothquant.
-        bits: Of the weights, 7 or 8.
+        bits: Of the weights, as in `with_ranges`.
+        scheme: Of whose kernels, as in `with_ranges`.
+        keep_float: Layers that stay float, as in `kept_float`.
     """
 
     techniques: frozenset[Technique] = frozenset()
     calibration: Estimator = "minmax"
     percentile: float = 99.99
     strength: float = STRENGTH
-    bits: int = 7
+    bits: Literal[7, 8, "auto"] = 7
+    scheme: Scheme = "auto"
+    keep_float: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -107,18 +112,33 @@ def quantized_by(model: Any, batches: Batches, choice: Choice) -> Any:
     Raises:
         CalibrationError: There are no batches, or the activations are not finite.
     """
+    model = float_side(model, batches, choice)
+    ranges = estimated(observer(model), batches, choice.calibration, q=choice.percentile)
+    kept = kept_float(model, choice.keep_float)
+    quantized = with_ranges(model, ranges, bits=choice.bits, keep_float=kept, scheme=choice.scheme)
+    if "rounding" in choice.techniques:
+        # Neighbours that were rounded up together may saturate again.
+        quantized = unsaturated(
+            rounded(model, quantized, batches), {}, bits=choice.bits, scheme=choice.scheme
+        )
+    if "bias_correction" in choice.techniques:
+        quantized = bias_corrected(model, quantized, batches)
+    return quantized
+
+
+def float_side(model: Any, batches: Batches, choice: Choice) -> Any:
+    """The float graph that ranges are measured on: equalized or smoothed if asked, then rewritten.
+
+    Args:
+        model: From `prepared`; not modified.
+        batches: Calibration batches.
+        choice: The way.
+    """
     if "equalization" in choice.techniques:
         model = equalized(model)
     if "smoothquant" in choice.techniques:
         model = smoothed(model, observer(model), batches, strength=choice.strength)
-    model = prepared(rewritten(model))  # only now: seams are seen in what the exporter writes
-    ranges = estimated(observer(model), batches, choice.calibration, q=choice.percentile)
-    quantized = with_ranges(model, ranges, bits=choice.bits)
-    if "rounding" in choice.techniques:
-        quantized = rounded(model, quantized, batches)
-    if "bias_correction" in choice.techniques:
-        quantized = bias_corrected(model, quantized, batches)
-    return quantized
+    return prepared(rewritten(model))  # only now: seams are seen in what the exporter writes
 
 
 def recovered(

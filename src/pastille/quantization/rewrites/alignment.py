@@ -120,7 +120,7 @@ def _widen_(graph: Any, convolution: Convolution, view: View, wider: dict[str, i
     arrays = [_longer(array, 0, outputs) for array in arrays]
     if not convolution.depthwise:
         arrays[0] = _longer(arrays[0], 1, inputs)
-    names = [f"{node.output[0]}_{part}_wide" for part in ("weight", "bias")][: len(arrays)]
+    names = [f"{name}_wide_for_{node.output[0]}" for name in node.input[1:]]  # it still says whose it was
     node.input[1:] = names
     graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
     for attribute in _groups_of(node) if convolution.depthwise else ():

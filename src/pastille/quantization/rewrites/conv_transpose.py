@@ -57,7 +57,7 @@ def conv_transpose(node: Any, view: View) -> Replacement | None:
     bias = view.constants[node.input[2]] if len(node.input) > 2 else np.zeros(filters, np.float32)
     phases = len(weight) // filters
     name = node.output[0]
-    tensors = {f"{name}_weight": weight, f"{name}_bias": np.tile(bias, phases)}
+    tensors = {f"{node.input[1]}_phases_for_{name}": weight, f"{name}_bias": np.tile(bias, phases)}
     pads = [axis.pads[side] for side in (0, 1) for axis in axes]
     conv = make_node("Conv", [node.input[0], *tensors], [f"{name}_phases"], name=f"{name}_conv", pads=pads)
     grown = [size + sum(axis.pads) - axis.taps + 1 for size, axis in zip(sizes, axes, strict=True) if size]

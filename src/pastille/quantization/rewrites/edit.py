@@ -12,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from pastille.quantization.output import answering_nodes
+from pastille.quantization.rewrites.beginning import beginning
 from pastille.runtime.subgraphs import subgraphs
 
 
@@ -23,6 +24,7 @@ class View:
     shapes: Mapping[str, tuple[int | None, ...]]  # float32 tensors only; None is a free axis
     makers: Mapping[str, Any]
     answers: frozenset[str]  # what the last kernels make, which answer in float
+    beginning: frozenset[str]  # what the first nodes make, where those stay float
     readers: Mapping[str, int]  # how many times each tensor is read; as an output of the graph too
 
 
@@ -77,6 +79,7 @@ def view_of(model: Any) -> View:
         shapes={t.name: _sizes(t) for t in tensors if _is_float(t)},
         makers={name: node for node in graph.node for name in node.output if name},
         answers=_answers(graph),
+        beginning=beginning(inferred),
         readers=Counter(reads),
     )
 

@@ -22,11 +22,11 @@ def stem(node: Any, view: View) -> Replacement | None:
 
     Returns:
         The convolution of the input with channels of zeros beside it; None for what is
-        no input or a small one, and for a convolution that answers in float itself.
+        no input or a small one, and for a convolution that stays or answers in float itself.
     """
     if node.op_type != "Conv" or node.input[0] in view.makers or node.output[0] in view.answers:
         return None
-    if node.input[1] not in view.constants:
+    if node.input[1] not in view.constants or node.output[0] in view.beginning:
         return None
     width = channels(node.input[0], view)
     if width % _WORD == 0 or attributes(node).get("group", 1) != 1:
@@ -37,7 +37,7 @@ def stem(node: Any, view: View) -> Replacement | None:
     rank, more = len(view.shapes[node.input[0]]), -width % _WORD
     weight = view.constants[node.input[1]]
     prefix = node.output[0]
-    names = [f"{prefix}_{part}" for part in ("padding", "padded", "weight_padded")]
+    names = [f"{prefix}_padding", f"{prefix}_padded", f"{node.input[1]}_padded_for_{prefix}"]
     padding = np.zeros(2 * rank, np.int64)
     padding[rank + 1] = more
     padded = np.pad(weight, [(0, more if axis == 1 else 0) for axis in range(rank)])

@@ -1,0 +1,176 @@
+"""The ways to fewer bits, one section each, told apart by ``method``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from pastille.recipe.section import Section
+from pastille.recipe.training import Train
+
+Calibrator = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
+Technique = Literal["equalization", "smoothquant", "rounding", "bias_correction"]
+Scheme = Literal["auto", "x86", "arm", "tensorrt"]
+Goal = Literal["fastest", "smallest"]
+AutoCandidate = Literal["fp32", "bf16", "int8", "mixed", "dynamic"]
+
+
+class StaticRanges(Section):
+    """What every method shares whose activations have fixed ranges."""
+
+    calibration: Calibrator = "minmax"
+    percentile: float = Field(99.99, gt=50, le=100, description="of the calibration of that name")
+    samples: int = Field(256, ge=1, description="taken from train, balanced over label and stratum")
+    weight_bits: Literal[7, 8, "auto"] = Field(
+        7,
+        description="7 cannot saturate on x86 without VNNI and costs no speed; auto: 8, with a coarser step "
+        "only for the channels that could saturate",
+    )
+    scheme: Scheme = Field(
+        "auto",
+        description="of whose kernels: x86 (unsigned activations), arm (signed), tensorrt (symmetric); "
+        "auto: of this machine",
+    )
+    keep_float: list[str] = Field(
+        default_factory=list,
+        description="layers that stay float, by name (* matches any), or first and last",
+    )
+
+
+class Quantize(StaticRanges):
+    """Static post-training quantization of the exported file to int8."""
+
+    method: Literal["ptq"] = "ptq"
+    recover: Literal["auto", "none"] | list[Technique] = Field(
+        "auto",
+        description="what wins accuracy back; auto: nothing while the plain file loses next to none of the "
+        "validation metric, else what brings its answers nearest to the float ones",
+    )
+    draws: int = Field(
+        3, ge=1, le=10, description="calibration samples whose files are compared; the first one ships"
+    )
+
+
+class Distill(Section):
+    """Answer like the float model too, by softened Kullback-Leibler divergence (arXiv:1503.02531)."""
+
+    alpha: float = Field(0.5, ge=0, le=1, description="share of the loss; the labels have the rest")
+    temperature: float = Field(2.0, gt=0, le=100)
+
+
+class QatQuantize(StaticRanges):
+    """Quantize, then train the weights under the file's own rounding."""
+
+    method: Literal["qat"]
+    train: Train = Field(description="a tenth of its learning rate is taken")
+    freeze_observers_after: float = Field(
+        0.6, ge=0, le=1, description="share of the epochs after which ranges stay as they are"
+    )
+    distill: Distill | None = None
+
+    @model_validator(mode="after")
+    def _bits_are_fixed(self) -> QatQuantize:
+        if self.weight_bits == "auto":
+            raise ValueError("needs weight_bits 7 or 8 with method 'qat': trained weights move")
+        return self
+
+
+class MixedQuantize(StaticRanges):
+    """int8 where it is faster and accurate enough, float elsewhere, as measured layer by layer."""
+
+    method: Literal["mixed"]
+    goal: Goal = "fastest"
+
+
+class AutoQuantize(StaticRanges):
+    """Make several files, measure each on this machine, and keep the best that passes on validation."""
+
+    method: Literal["auto"]
+    goal: Goal = "fastest"
+    candidates: list[AutoCandidate] = Field(
+        ["fp32", "bf16", "int8", "mixed", "dynamic"],
+        min_length=1,
+        description="what is tried; what this machine or model cannot have is passed over and said",
+    )
+
+
+class DynamicQuantize(Section):
+    """Linear layers and LSTMs in int8, whose activations are rounded while the model runs."""
+
+    method: Literal["dynamic"]
+    ranges: Literal["batch", "row"] = Field(
+        "batch", description="of an input: over the batch, or per row, so that no case depends on another"
+    )
+    embeddings: bool = Field(False, description="also store tables of embeddings in 8 bits")
+    keep_float: list[str] = Field(default_factory=list, description="layers that stay float, by name")
+
+
+class WeightQuantize(Section):
+    """Weights of linear layers in 4 or 8 bits, in blocks; activations stay float."""
+
+    method: Literal["int4", "int8-weights"]
+    rounding: Literal["rtn", "gptq"] = Field(
+        "gptq", description="to the nearest, or so that the layer's answers to calibration data stay"
+    )
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    symmetric: bool = False
+    activations: Literal["float", "int8"] = Field(
+        "int8", description="int8: rounded block by block in the kernel, which is faster"
+    )
+    embeddings: bool = Field(False, description="also store tables of embeddings in 8 bits")
+    keep_float: list[str] = Field(default_factory=list, description="layers that stay float, by name")
+    mask: str | None = Field(None, description="input that is 0 where a token is padding, left out of gptq")
+    samples: int = Field(128, ge=1, description="taken from train for gptq")
+
+
+class HalfPrecision(Section):
+    """Weights in 16 bits."""
+
+    method: Literal["fp16", "bf16"]
+    compute: bool = Field(False, description="also compute in fp16, for targets that have kernels for it")
+
+    @model_validator(mode="after")
+    def _computes_in_fp16_only(self) -> HalfPrecision:
+        if self.compute and self.method == "bf16":
+            raise ValueError(
+                "takes compute only with method 'fp16': there are no bf16 kernels to compute with"
+            )
+        return self
+
+
+METHODS = ("ptq", "qat", "mixed", "auto", "dynamic", "int4", "int8-weights", "fp16", "bf16")
+SECTION_OF: Mapping[str, type[Section]] = MappingProxyType(
+    {
+        "ptq": Quantize,
+        "qat": QatQuantize,
+        "mixed": MixedQuantize,
+        "auto": AutoQuantize,
+        "dynamic": DynamicQuantize,
+        "int4": WeightQuantize,
+        "fp16": HalfPrecision,
+    }
+)  # those of a section that serves two methods go by the first
+
+
+def _method(value: Any) -> str:
+    method = value.get("method", "ptq") if isinstance(value, dict) else getattr(value, "method", "ptq")
+    return {"int8-weights": "int4", "bf16": "fp16"}.get(str(method), str(method))
+
+
+Quantization = Annotated[
+    Annotated[Quantize, Tag("ptq")]
+    | Annotated[QatQuantize, Tag("qat")]
+    | Annotated[MixedQuantize, Tag("mixed")]
+    | Annotated[AutoQuantize, Tag("auto")]
+    | Annotated[DynamicQuantize, Tag("dynamic")]
+    | Annotated[WeightQuantize, Tag("int4")]
+    | Annotated[HalfPrecision, Tag("fp16")],
+    Discriminator(
+        _method,
+        custom_error_type="quantize_method",
+        custom_error_message=f"method must be one of {', '.join(METHODS)}",
+    ),
+]

@@ -1,0 +1,201 @@
+"""Several files of one model, each measured here: the best that passes on validation goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, final
+
+from pastille.errors import InferenceError, StageError, UsageError
+from pastille.progress import Progress
+from pastille.recipe import (
+    AutoCandidate,
+    AutoQuantize,
+    DynamicQuantize,
+    HalfPrecision,
+    MixedQuantize,
+    Quantize,
+)
+from pastille.record import StageDetails, Tried
+from pastille.stages.calibration import sample
+from pastille.stages.contract import Artifact, StageResult
+from pastille.stages.convert import ConvertStage
+from pastille.stages.looking import Looking, looking
+from pastille.stages.mixed import MixedStage
+from pastille.stages.quantize import MODEL, QuantizeStage
+from pastille.task import Task
+from pastille.values import ModelPrecision
+
+_Maker = QuantizeStage | MixedStage | ConvertStage
+
+_TIMING = 0.67  # of the recipe's time for one measurement
+_SAME_SPEED = 0.01  # ratios this near are not told apart: then the smaller file wins
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """One candidate: its file, and what is known of it."""
+
+    tried: Tried
+    file: Path
+    precision: ModelPrecision
+    details: StageDetails
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AutoStage:
+    """Make each candidate, measure all, keep one; the float file itself is always among them."""
+
+    settings: AutoQuantize
+    name: str = field(default="quantize", init=False)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """As asked in the recipe."""
+        return self.settings.model_dump(mode="json")
+
+    def requires(self, artifact: Artifact, task: Task) -> None:
+        """Enough samples to calibrate on."""
+        sample(task, self.settings.samples)
+
+    def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
+        """Try everything, then keep the best file under the usual name."""
+        seen = looking(artifact.file, task, progress)
+        made, passed_over = [_unchanged(artifact)], []
+        for name, stage in _stages(self.settings):
+            scratch = folder / name
+            scratch.mkdir()
+            try:
+                made.append(_measured(name, stage, artifact, seen, scratch, progress))
+                progress.note(f"{name}: {_words(made[-1].tried)}")
+            except (UsageError, InferenceError) as error:
+                passed_over.append(f"{name} was passed over: {error}")
+                progress.note(passed_over[-1])
+        best = chosen([each.tried for each in made], self.settings.goal)
+        kept = made[best]
+        shutil.copyfile(kept.file, folder / MODEL)
+        for each in made[1:]:
+            shutil.rmtree(each.file.parent)
+        details = replace(
+            kept.details,
+            tried=tuple(replace(each.tried, chosen=i == best) for i, each in enumerate(made)),
+            notes=(*kept.details.notes, *_slower(made), *passed_over),
+        )
+        return StageResult(
+            module=artifact.module, quantized=folder / MODEL, precision=kept.precision, details=details
+        )
+
+    def ensures(self, before: Artifact, result: StageResult) -> None:
+        """One candidate was chosen, and it passes."""
+        chosen = [tried for tried in result.details.tried if tried.chosen]
+        if len(chosen) != 1 or not chosen[0].passes:
+            raise StageError("stage 'quantize' must choose one candidate that passes")
+
+
+def _stages(
+    settings: AutoQuantize,
+) -> Iterator[tuple[AutoCandidate, _Maker]]:
+    shared = settings.model_dump(exclude={"method", "goal", "candidates"})
+    makers: Mapping[str, Callable[[], _Maker]] = {
+        "bf16": lambda: ConvertStage(settings=HalfPrecision(method="bf16")),
+        "int8": lambda: QuantizeStage(settings=Quantize(**shared, draws=1)),
+        "mixed": lambda: MixedStage(settings=MixedQuantize(**shared, method="mixed", goal=settings.goal)),
+        "dynamic": lambda: ConvertStage(
+            settings=DynamicQuantize(method="dynamic", keep_float=settings.keep_float)
+        ),
+    }
+    for name in settings.candidates:
+        if name in makers:
+            yield name, makers[name]()
+
+
+def _unchanged(artifact: Artifact) -> _Made:
+    """What went in: nothing is lost by it."""
+    tried = Tried(
+        name=artifact.precision,
+        size_bytes=artifact.file.stat().st_size,
+        speedup=None,
+        spent=0.0,
+        passes=True,
+        chosen=False,
+        note="as it was",
+    )
+    details = StageDetails()
+    return _Made(tried=tried, file=artifact.file, precision=artifact.precision, details=details)
+
+
+def _measured(
+    name: str,
+    stage: _Maker,
+    artifact: Artifact,
+    seen: Looking,
+    folder: Path,
+    progress: Progress,
+) -> _Made:
+    """Make one candidate, ask it validation, and time it against what went in."""
+    stage.requires(artifact, seen.task)
+    result = stage.apply(artifact, seen.task, folder, progress)
+    stage.ensures(artifact, result)
+    assert result.quantized is not None
+    look = seen.at(result.quantized)
+    (speedup,) = (
+        seen.speed(result.quantized, share=_TIMING) for _ in progress.track(range(1), what=f"timing {name}")
+    )
+    tried = Tried(
+        name=name,
+        size_bytes=result.quantized.stat().st_size,
+        speedup=speedup,
+        spent=look.spent,
+        passes=look.passes,
+        chosen=False,
+    )
+    return _Made(tried=tried, file=result.quantized, precision=result.precision, details=result.details)
+
+
+def chosen(tried: list[Tried], goal: str) -> int:
+    """Which candidate is best for a goal.
+
+    Faster counts only where the interval of the ratio says so, so what is not clearly faster than the
+    float file counts as equally fast. Among equals the other quantity decides, then the order.
+
+    Args:
+        tried: The file that went in first.
+        goal: ``fastest`` or ``smallest``.
+
+    Returns:
+        Its index.
+    """
+    fit = [i for i, each in enumerate(tried) if each.passes]
+    speeds = {i: _speed(tried[i]) for i in fit}
+    if goal == "smallest":
+        return min(fit, key=lambda i: (tried[i].size_bytes, -speeds[i], i))
+    fastest = max(speeds.values())
+    alike = [i for i in fit if speeds[i] >= fastest * (1 - _SAME_SPEED)]
+    return min(alike, key=lambda i: (tried[i].size_bytes, i))
+
+
+def _speed(tried: Tried) -> float:
+    found = tried.speedup
+    if found is None or found.interval.low <= 1 <= found.interval.high:
+        return 1.0
+    return found.ratio
+
+
+def _words(tried: Tried) -> str:
+    speed = "" if tried.speedup is None else f"{tried.speedup.ratio:.2f} times as fast, "
+    spent = 0.0 if tried.spent is None else tried.spent
+    verdict = "passes" if tried.passes else "does not pass"
+    return f"{speed}{tried.size_bytes / 1e6:.2f} MB, {spent:.0%} of a limit lost on validation: {verdict}"
+
+
+def _slower(made: list[_Made]) -> Iterator[str]:
+    for each in made:
+        found = each.tried.speedup
+        if found is not None and found.interval.high < 1:
+            yield (
+                f"{each.tried.name} is slower than what it replaces: {found.ratio:.2f} times its speed at "
+                f"batch {found.batch}"
+            )

@@ -1,0 +1,61 @@
+"""Samples of train that ranges are measured on, as a stage draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from pastille.data.sampler import calibration_indices
+from pastille.data.split import batches
+from pastille.progress import SILENT, Progress
+from pastille.task import Task
+
+CALIBRATION_BATCH: Final = 32
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """Some cases of train.
+
+    Attributes:
+        rows: Sorted, ``(n,)``.
+    """
+
+    task: Task = field(repr=False)
+    rows: np.ndarray
+    progress: Progress = SILENT
+
+    def __call__(self) -> Iterable[Mapping[str, np.ndarray]]:
+        """The cases afresh, in batches ``{name: (N, ...)}``."""
+        steps = range(0, len(self.rows), CALIBRATION_BATCH)
+        read = batches(self.task.splits.train.inputs, self.rows.tolist(), CALIBRATION_BATCH)
+        for _, batch in zip(self.progress.track(steps, what="calibrating"), read, strict=True):
+            yield batch
+
+
+def sample(task: Task, n: int, *, draw: int = 0, progress: Progress = SILENT) -> Sample:
+    """Draw cases of train, balanced over label and stratum.
+
+    Args:
+        task: The user's.
+        n: How many.
+        draw: Another number gives another sample, the same each time.
+        progress: Shown each time they are read.
+
+    Raises:
+        CalibrationError: There are too few.
+    """
+    seed, kind = task.recipe.seed + draw, task.recipe.task.kind
+    rows = calibration_indices(task.splits.train, n, seed=seed, kind=kind)
+    return Sample(task=task, rows=rows, progress=progress)
+
+
+def others(drawn: Sample, n: int) -> Sample:
+    """Up to ``n`` cases of train that are not in a sample, at random."""
+    task = drawn.task
+    free = np.setdiff1d(np.arange(task.splits.train.n), drawn.rows)
+    order = np.random.default_rng(task.recipe.seed).permutation(len(free))[:n]
+    return Sample(task=task, rows=np.sort(free[order]))

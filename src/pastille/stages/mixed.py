@@ -1,0 +1,140 @@
+"""int8 where it pays and float elsewhere, as measured layer by layer on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, final
+
+import onnx
+
+from pastille.data.split import batches
+from pastille.progress import Progress
+from pastille.quantization.layers import kept_float
+from pastille.quantization.mixed import Means, Mixed, search_mixed
+from pastille.quantization.ranges import estimated, observer
+from pastille.quantization.recovery import prepared
+from pastille.quantization.recovery.auto import float_side
+from pastille.quantization.static import with_ranges
+from pastille.quantization.timing import node_times
+from pastille.recipe import MixedQuantize
+from pastille.record import StageDetails
+from pastille.stages.calibration import Sample, others, sample
+from pastille.stages.contract import Artifact, StageResult
+from pastille.stages.looking import Looking, looking
+from pastille.stages.quantize import MODEL, choice_of, clipped, operators_of, require_int8, write
+from pastille.task import Task
+from pastille.values import Speedup
+
+_HELD_OUT: Final = 64  # cases of train that show how sensitive a layer is
+_PAIRS = 0.2  # of the recipe's time for one measurement, for each pair of files
+_PATIENCE = 100.0  # times that: for all trials together
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MixedStage:
+    """Choose the precision of each layer by its measured sensitivity and latency."""
+
+    settings: MixedQuantize
+    name: str = field(default="quantize", init=False)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """As asked in the recipe."""
+        return self.settings.model_dump(mode="json")
+
+    def requires(self, artifact: Artifact, task: Task) -> None:
+        """Enough samples to calibrate on."""
+        sample(task, self.settings.samples)
+
+    def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
+        """Search, then write the chosen assignment."""
+        settings, target, choice = self.settings, folder / MODEL, choice_of(self.settings)
+        drawn = sample(task, settings.samples, progress=progress)
+        graph = prepared(onnx.load(artifact.file, load_external_data=False))
+        model = float_side(graph, drawn, choice)
+        ranges = estimated(observer(model), drawn, choice.calibration, q=choice.percentile)
+        seen = looking(artifact.file, task, progress)
+
+        def quantize(kept: frozenset[str]) -> Any:
+            return with_ranges(model, ranges, bits=choice.bits, keep_float=kept, scheme=choice.scheme)
+
+        found = search_mixed(
+            model,
+            _held(drawn),
+            _means(quantize, seen, folder),
+            goal=settings.goal,
+            asked=kept_float(model, settings.keep_float),
+            budget_s=_PATIENCE * task.recipe.measure.seconds * _PAIRS,
+            progress=progress,
+        )
+        write(found.model, target)
+        operators = operators_of(target)
+        if not operators["int8_operators"]:
+            return _unchanged(artifact, found, target)
+        details = StageDetails(
+            calibration_samples=len(drawn.rows),
+            left_whole={layer.name: layer.reason for layer in found.layers if layer.precision == "float"},
+            notes=(*_words(found), *clipped(graph, drawn, choice, target)),
+            **operators,
+        )
+        return StageResult(module=artifact.module, quantized=target, precision="int8", details=details)
+
+    def ensures(self, before: Artifact, result: StageResult) -> None:
+        """A file in which something runs in int8, or the float one as it was."""
+        if result.precision != "fp32":
+            require_int8(result)
+
+
+def _unchanged(artifact: Artifact, found: Mixed, target: Path) -> StageResult:
+    """No layer is better in int8: the float file goes on, without conversions that would buy nothing."""
+    shutil.copyfile(artifact.file, target)
+    why = "no layer of this model is better in int8 on this machine, so the float file stays as it was"
+    details = StageDetails(notes=(why, *_words(found)))
+    return StageResult(
+        module=artifact.module, quantized=target, precision=artifact.precision, details=details
+    )
+
+
+def _held(drawn: Sample) -> Sample:
+    """Cases that the ranges were not made with; where there are none, those that they were made with."""
+    rest = others(drawn, _HELD_OUT)
+    if len(rest.rows):
+        return rest
+    return replace(drawn, rows=drawn.rows[:_HELD_OUT])
+
+
+def _means(quantize: Any, seen: Looking, folder: Path) -> Means:
+    """What the search measures with: files as they would ship, on this machine and on validation."""
+    files = folder / "first.onnx", folder / "second.onnx"
+
+    def passes(model: Any) -> bool:
+        write(model, files[0])
+        found = seen.at(files[0]).passes
+        files[0].unlink()
+        return found
+
+    def speed(one: Any, other: Any) -> Speedup:
+        for model, file in zip((one, other), files, strict=True):
+            write(model, file)
+        found = replace(seen, file=files[0]).speed(files[1], share=_PAIRS)
+        for file in files:
+            file.unlink()
+        return found
+
+    (batch,) = batches(seen.task.splits.validation.inputs, [0], 1)
+    times = node_times(batch, threads=seen.task.recipe.measure.threads)
+    return Means(quantize=quantize, passes=passes, speed=speed, times=times)
+
+
+def _words(found: Mixed) -> Iterator[str]:
+    floats = [layer for layer in found.layers if layer.precision == "float"]
+    yield f"{len(floats)} of {len(found.layers)} layers stay float, after {len(found.trials)} trials"
+    if found.speedup is not None:
+        ratio, (low, high) = found.speedup.ratio, (found.speedup.interval.low, found.speedup.interval.high)
+        yield f"{ratio:.2f} times as fast as with all layers in int8 ({low:.2f} to {high:.2f})"
+    if not found.passes:
+        yield "no assignment passes on validation, not even all layers in float"

@@ -1,0 +1,193 @@
+"""Static quantization after training: plain, recovered where that loses something, and looked over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import onnx
+
+from pastille.errors import PreconditionError
+from pastille.files import produce_atomic
+from pastille.progress import Progress
+from pastille.quantization.coverage import coverage, ranges_of, spread
+from pastille.quantization.ranges import observer
+from pastille.quantization.recovery import Choice, Recovery, prepared, quantized_by, recovered
+from pastille.quantization.recovery.auto import float_side
+from pastille.recipe import Quantize, StaticRanges
+from pastille.record import StageDetails
+from pastille.runtime import optimized_operators
+from pastille.stages.calibration import Sample, others, sample
+from pastille.stages.contract import Artifact, StageResult
+from pastille.stages.looking import NEXT_TO_NOTHING, Look, Looking, answers_of, looking
+from pastille.stats.decisions import decide
+from pastille.task import Task
+from pastille.values import Cases
+
+MODEL: Final = "model.onnx"
+_LOOKED_OVER = 256  # cases of train that did not calibrate
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class QuantizeStage:
+    """Quantize the exported file after training."""
+
+    settings: Quantize
+    name: str = field(default="quantize", init=False)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """As asked in the recipe."""
+        return self.settings.model_dump(mode="json")
+
+    def requires(self, artifact: Artifact, task: Task) -> None:
+        """Enough samples to calibrate on."""
+        sample(task, self.settings.samples)
+
+    def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
+        """Quantize by a stratified sample of train, win back what is lost, and look over the result."""
+        graph = prepared(onnx.load(artifact.file, load_external_data=False))
+        drawn = sample(task, self.settings.samples, progress=progress)
+        target = folder / MODEL
+        choice, notes = _made(graph, drawn, self.settings, artifact.file, target, progress)
+        notes += (
+            *clipped(graph, drawn, choice, target),
+            *self._spread(graph, task, choice, target, progress),
+        )
+        for note in notes:
+            progress.note(note)
+        details = StageDetails(calibration_samples=len(drawn.rows), notes=notes, **operators_of(target))
+        return StageResult(module=artifact.module, quantized=target, precision="int8", details=details)
+
+    def ensures(self, before: Artifact, result: StageResult) -> None:
+        """A file in which something runs in int8."""
+        require_int8(result)
+
+    def _spread(
+        self, graph: Any, task: Task, choice: Choice, target: Path, progress: Progress
+    ) -> Iterator[str]:
+        """What other calibration samples of the same size would have decided."""
+        settings = self.settings
+        if settings.draws < 2 or settings.samples >= task.splits.train.n:
+            return
+        # Rounding is solved for layer by layer, which takes minutes; ranges are what a sample decides.
+        quick = replace(choice, techniques=choice.techniques - {"rounding"})
+        outputs = [answers_of(target, task)] if quick == choice else []
+        scratch = target.with_name("draw.onnx")
+        missing = range(len(outputs), settings.draws)
+        for draw in progress.track(missing, what="drawing calibration samples"):
+            write(quantized_by(graph, sample(task, settings.samples, draw=draw), quick), scratch)
+            outputs.append(answers_of(scratch, task))
+        scratch.unlink()
+        yield spread_words(outputs, task.cases["validation"])
+
+
+def _made(
+    graph: Any, drawn: Sample, settings: Quantize, source: Path, target: Path, progress: Progress
+) -> tuple[Choice, tuple[str, ...]]:
+    """Write the int8 file; how it was made, and what was tried, in sentences."""
+    choice = choice_of(settings)
+    if settings.recover != "auto":
+        techniques = frozenset(() if settings.recover == "none" else settings.recover)
+        choice = replace(choice, techniques=techniques)
+        write(quantized_by(graph, drawn, choice), target)
+        return choice, (f"made by {choice.words}",) if techniques else ()
+    plain = quantized_by(graph, drawn, choice)
+    write(plain, target)
+    seen: Looking = looking(source, drawn.task, progress)
+    first = seen.at(target)
+    if first.spent <= NEXT_TO_NOTHING and not first.rejected:
+        return choice, ()
+    mended, account = recovered(graph, Sample(task=drawn.task, rows=drawn.rows), choice, progress=progress)
+    write(mended, target)
+    second = seen.at(target)
+    if second.spent > first.spent:
+        write(plain, target)
+        return choice, (_no_gain(account, first, second),)
+    return account.choice, (_gain(account, first, second),)
+
+
+def choice_of(settings: StaticRanges) -> Choice:
+    """A recipe's settings as those of one way to quantize, without recovery."""
+    return Choice(
+        calibration=settings.calibration,
+        percentile=settings.percentile,
+        bits=settings.weight_bits,
+        scheme=settings.scheme,
+        keep_float=tuple(settings.keep_float),
+    )
+
+
+def _gain(account: Recovery, first: Look, second: Look) -> str:
+    return (
+        f"plain quantization lost {_of_limit(first)} on validation, so recovery was tried: made by "
+        f"{account.choice.words}, which brings answers {account.gained_db:.1f} dB nearer to the float "
+        f"model's and loses {_of_limit(second)}"
+    )
+
+
+def _no_gain(account: Recovery, first: Look, second: Look) -> str:
+    return (
+        f"plain quantization lost {_of_limit(first)} on validation; {account.choice.words} lose "
+        f"{_of_limit(second)} though {account.gained_db:.1f} dB nearer to the float model, so plain "
+        "quantization stays"
+    )
+
+
+def _of_limit(look: Look) -> str:
+    return f"{look.spent:.0%} of a limit"
+
+
+def clipped(graph: Any, drawn: Sample, choice: Choice, target: Path) -> tuple[str, ...]:
+    """Which strata and groups the ranges clip most, among cases that did not calibrate; a warning each."""
+    task = drawn.task
+    rest = others(drawn, _LOOKED_OVER)
+    strata, groups = task.splits.train.strata, task.cases["train"].groups
+    if not len(rest.rows) or (strata is None and not groups):
+        return ()
+    found = coverage(
+        observer(float_side(graph, Sample(task=task, rows=drawn.rows), choice)),
+        ranges_of(onnx.load(target)),
+        rest,
+        strata=None if strata is None else strata[rest.rows],
+        groups={name: np.asarray(column)[rest.rows] for name, column in groups.items()},
+    )
+    return found.warnings
+
+
+def spread_words(outputs: list[np.ndarray], cases: Cases) -> str:
+    """How much hangs on which cases happened to calibrate, in a sentence."""
+    decides = cases.kind not in ("regression", "custom")
+    found = spread(outputs, (lambda answers: decide(answers, cases)) if decides else None)
+    said = f"{found.draws} calibration samples: answers vary by {found.deviation:.1%} of their spread"
+    if found.undecided is None:
+        return said
+    return f"{said}, {found.undecided:.2%} of the decisions on validation are not the same with all of them"
+
+
+def write(model: Any, target: Path) -> None:
+    """Write a graph whole or not at all."""
+    data = model.SerializeToString(deterministic=True)
+    produce_atomic(target, lambda draft: draft.write_bytes(data))
+
+
+def operators_of(file: Path) -> dict[str, Any]:
+    """What runs in int8 and what stayed float, as `StageDetails` holds it."""
+    found = optimized_operators(file)
+    return {"int8_operators": found.int8, "float_operators": found.floating}
+
+
+def require_int8(result: StageResult) -> None:
+    """Make sure that something runs in int8.
+
+    Raises:
+        PreconditionError: Nothing does.
+    """
+    if not result.details.int8_operators:
+        raise PreconditionError(
+            "quantize: no operator of this model has an int8 kernel; leave quantize out of the plan"
+        )
