@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -119,3 +120,24 @@ class _Encoder(nn.Module):
 def encoder() -> nn.Module:
     """Shaped like BERT-base, of embedded tokens."""
     return _Encoder(12)
+
+
+OURS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "bert-base": (encoder, (128, 768)),
+    "ecg": (SignalResNet, (12, 1000)),
+    "u-net": (UNet, (1, 128, 128)),
+    "lstm": (Recurrent, (250, 12)),
+}
+
+
+def architecture(name: str, torchvision_model: Callable[..., nn.Module]) -> tuple[nn.Module, tuple[int, ...]]:
+    """A network by name, with random weights, and the shape of an input without the batch axis.
+
+    Args:
+        name: Of one of `OURS`, or torchvision's.
+        torchvision_model: ``torchvision.models.get_model``; not imported here, so that those without it can.
+    """
+    if name in OURS:
+        make, shape = OURS[name]
+        return make(), shape
+    return torchvision_model(name, weights=None), (3, 224, 224)

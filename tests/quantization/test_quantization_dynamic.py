@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import helper, numpy_helper
 from quantization_layers import (
+    Batch,
     answer,
     encoder,
     error,
@@ -26,6 +28,7 @@ from torch import nn
 
 from pastille.errors import PreconditionError
 from pastille.quantization.dynamic import int8_columns, quantize_dynamic
+from pastille.quantization.embeddings import int8_embeddings
 from pastille.runtime import optimized_operators
 
 
@@ -178,20 +181,93 @@ def test_layers_stay_float_on_request(tmp_path: Path) -> None:
     assert report.left == {lstm: "asked to stay float"}
 
 
-def test_a_table_that_is_a_weight_too_stays_float(tmp_path: Path) -> None:
+def _tied(tmp_path: Path, *, transposed: bool) -> tuple[Path, dict[str, np.ndarray]]:
+    """Words looked up in a table that the head multiplies with, and six texts of three words."""
     rng = np.random.default_rng(0)
+    head = helper.make_node("Gemm", ["mean", "table"], ["y"], name="head", transB=int(transposed))
     nodes = [
         helper.make_node("Cast", ["x"], ["index"], to=onnx.TensorProto.INT64),
         helper.make_node("Gather", ["table", "index"], ["rows"], name="look"),
         helper.make_node("ReduceMean", ["rows", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Gemm", ["mean", "table"], ["y"], name="head", transB=1),
+        head,
     ]
-    constants = {"table": normal(rng, 20, 16), "axes": np.array([1], np.int64)}
-    source = saved(tmp_path / "a.onnx", nodes, constants, 3, 20)
-    report = quantize_dynamic(source, tmp_path / "b.onnx", embeddings=True)
-    assert report.left == {"look": "its table is another layer's weight too, and would be stored twice"}
-    x = {"x": rng.integers(0, 20, (6, 3)).astype(np.float32)}
-    assert error(tmp_path / "b.onnx", x, source) < 0.03
+    rows = 32 if transposed else 16
+    constants = {"table": normal(rng, rows, 16), "axes": np.array([1], np.int64)}
+    source = saved(tmp_path / "a.onnx", nodes, constants, 3, rows)
+    return source, {"x": rng.integers(0, rows, (6, 3)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("ranges", ["batch", "row"])
+def test_a_table_that_is_the_head_too_is_converted_for_both(
+    tmp_path: Path, transposed: bool, ranges: Literal["batch", "row"]
+) -> None:
+    source, x = _tied(tmp_path, transposed=transposed)
+    report = quantize_dynamic(source, target := tmp_path / "b.onnx", embeddings=True, ranges=ranges)
+    assert set(report.changed) == {"head", "look"}
+    assert not report.left
+    stored = {t.name: t.data_type for t in onnx.load(target).graph.initializer}
+    assert "table" not in stored
+    assert error(target, x, source) < 0.03
+
+
+def test_a_table_that_is_stored_twice_is_pointed_out(tmp_path: Path) -> None:
+    source, _ = _tied(tmp_path, transposed=True)
+    report = quantize_dynamic(source, tmp_path / "b.onnx")
+    assert "table is stored twice, in fewer bits and in float32, as look reads it" in report.notes[-1]
+    left = {"look": "its table is the weight of a layer that stays float too, and would be stored twice"}
+    assert int8_embeddings(onnx.load(source)).left == left
+
+
+def test_words_that_a_layer_reads_at_once_have_names_of_their_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["index"], to=onnx.TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["rows"], name="look"),
+        helper.make_node("MatMul", ["rows", "w"], ["m"], name="layer"),
+        helper.make_node("Squeeze", ["m", "axes"], ["y"]),
+    ]
+    constants = {"table": normal(rng, 20, 16), "w": normal(rng, 16, 8), "axes": np.array([1], np.int64)}
+    source = saved(tmp_path / "a.onnx", nodes, constants, 1, 8)
+    quantize_dynamic(source, target := tmp_path / "b.onnx", embeddings=True)
+    assert error(target, {"x": np.arange(20, dtype=np.float32)[:, None]}, source) < 0.03
+
+
+@pytest.mark.parametrize("attributes", [{}, {"clip": 0.5}, {"input_forget": 1}, {"direction": "reverse"}])
+def test_an_lstm_may_have_peepholes(tmp_path: Path, attributes: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"w": (1, 32, 6), "r": (1, 32, 8), "b": (1, 64), "p": (1, 24)}
+    constants = {name: normal(rng, *shape) for name, shape in shapes.items()}
+    inputs = ["steps", "w", "r", "b", "", "", "", "p"]
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "axes"], ["steps"]),
+        helper.make_node("LSTM", inputs, ["h"], name="lstm", hidden_size=8, **attributes),
+        helper.make_node("Squeeze", ["h", "axes"], ["y"]),
+    ]
+    axes = {"axes": np.array([1], np.int64)}
+    source = saved(tmp_path / "a.onnx", nodes, constants | axes, 6, 8)
+    model = onnx.load(source)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, source)
+    report = quantize_dynamic(source, target := tmp_path / "b.onnx")
+    assert report.changed == {"lstm": "DynamicQuantizeLSTM, 8 bits"}
+    x = {"x": normal(rng, 7, 6)}
+    assert error(target, x, source) < 0.03
+    constants["p"] *= 0
+    flat = saved(tmp_path / "flat.onnx", nodes, constants | axes, 6, 8)
+    assert error(flat, x, source) > 0.06, "the peepholes matter"
+
+
+def test_convolutions_alone_are_sent_to_static_quantization(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "axes"], ["line"]),
+        helper.make_node("Conv", ["line", "kernel"], ["filtered"]),
+        helper.make_node("Squeeze", ["filtered", "axes"], ["y"]),
+    ]
+    constants: Batch = {"kernel": np.ones((1, 1, 3), np.float32), "axes": np.array([1], np.int64)}
+    saved(tmp_path / "a.onnx", nodes, constants, 8, 6)
+    with pytest.raises(PreconditionError, match=r"no linear layer or LSTM to convert; static quantization"):
+        quantize_dynamic(tmp_path / "a.onnx", tmp_path / "b.onnx")
 
 
 def test_embeddings_have_a_scale_per_row(tmp_path: Path) -> None:
@@ -213,7 +289,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     target = tmp_path / "b.onnx"
     with pytest.raises(ValueError, match="ranges must be batch or row, got 'token'"):
         quantize_dynamic(source, target, ranges="token")  # type: ignore[arg-type]
-    with pytest.raises(PreconditionError, match="there is no linear layer 'none'"):
+    with pytest.raises(PreconditionError, match="there is no layer 'none'"):
         quantize_dynamic(source, target, keep_float=["none"])
     relu = saved(tmp_path / "r.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, 8, 8)
     with pytest.raises(PreconditionError, match=r"r\.onnx has no linear layer or LSTM to convert$"):

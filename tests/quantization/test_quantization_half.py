@@ -92,6 +92,9 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(PreconditionError, match=r"r\.onnx has no float32 weight of 64 values or more"):
         convert_half(relu, target)
     assert not target.exists()
+    convert_half(source, halved := tmp_path / "h.onnx")
+    with pytest.raises(PreconditionError, match="to convert: it holds its weights in 16 bits already"):
+        convert_half(halved, target)
 
 
 def test_stored_weights_are_cast_once(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from quantization_nets import Batch, Function, answer, built, conv_bn, in_batche
 from torch import Tensor, nn
 
 from pastille.export import export_onnx
-from pastille.quantization.placement import silus
 from pastille.quantization.rewrites import rewritten
+from pastille.quantization.rewrites.silu import silus
 from pastille.runtime import optimized_operators
 
 FLOAT = onnx.TensorProto.FLOAT

@@ -159,13 +159,48 @@ def test_an_old_opset_is_raised(tmp_path: Path) -> None:
     [
         ("--recover", "auto,rounding", "--recover must be"),
         ("--recover", "magic", "got 'magic'"),
-        ("--calibration", "median", "--calibration must be one of minmax"),
+        ("--calibration", "median", "--calibration must be 'minmax', "),
+        ("--weight-bits", "6", "--weight-bits must be 7, 8 or 'auto', got 6"),
+        ("--scheme", "mips", "--scheme must be 'auto', 'x86', 'arm' or 'tensorrt', got 'mips'"),
+        ("--method", "int3", "must be one of ptq, qat, mixed, auto, dynamic, int4"),
+        ("--method", "mixed", "--method mixed must be judged by labels: write a recipe and use pastille run"),
+        ("--set", "block_size=64", "unknown key 'block_size' with method 'ptq'; it belongs to 'int4'"),
+        ("--set", "samplse=64", "unknown key 'samplse'; did you mean 'samples'?"),
+        ("--keep-float", "nowhere", "the model has no layer 'nowhere'"),
     ],
 )
 def test_unknown_options_are_named(folder: Path, option: str, value: str, words: str) -> None:
     said = run(folder / "model.onnx", "--data", folder / "calib.npz", option, value)
     assert said.exit_code == 2
     assert words in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "words"),
+    [
+        ("dynamic", [], "MatMulInteger"),
+        ("int4", ["rounding=gptq", "block_size=16"], "MatMulNBits, 4 bits, blocks of 16, gptq"),
+        ("int8-weights", ["rounding=rtn"], "MatMulNBits, 8 bits"),
+        ("bf16", [], "stored in bf16"),
+    ],
+)
+def test_other_methods_write_their_file(
+    folder: Path, tmp_path: Path, method: str, settings: list[str], words: str
+) -> None:
+    options = [part for setting in settings for part in ("--set", setting)]
+    target = tmp_path / "new.onnx"
+    said = run(
+        folder / "model.onnx", "--data", folder / "calib.npz", "--method", method, *options, "-o", target
+    )
+    assert said.exit_code == 0, said.output
+    assert words in " ".join(said.stdout.split())
+    made = run(
+        folder / "model.onnx", "--data", folder / "calib.npz", "--method", method, "-o", target, "--json"
+    )
+    found = json.loads(made.stdout)["quantized"]
+    assert found["method"] == method
+    assert found["bytes_after"] == target.stat().st_size
+    assert found["deviation"]["sqnr_db"] > 10
 
 
 def test_the_float_file_is_never_replaced(folder: Path) -> None:

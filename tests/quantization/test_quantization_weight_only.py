@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from quantization_layers import (
+    FLOAT,
     answer,
     encoder,
     error,
@@ -23,10 +24,12 @@ from quantization_layers import (
     two_layers,
 )
 
-from pastille.errors import CalibrationError, IntegrityError, PreconditionError
+from pastille.errors import CalibrationError, IntegrityError, PreconditionError, UsageError
 from pastille.quantization.blocks import dequantized, full_range, in_blocks, packed, round_to_nearest
 from pastille.quantization.conversion import constant_values
+from pastille.quantization.dynamic import quantize_dynamic
 from pastille.quantization.gptq import gptq, second_moments
+from pastille.quantization.half import convert_half
 from pastille.quantization.linear import linear_layers
 from pastille.quantization.weight_only import quantize_weights
 
@@ -252,7 +255,7 @@ def test_layers_stay_float_on_request(tmp_path: Path) -> None:
         report = quantize_weights(source, tmp_path / "b.onnx", keep_float=[name])
         assert report.left == {kept: "asked to stay float"}
         assert operators(tmp_path / "b.onnx").count("MatMul") == 1
-    with pytest.raises(PreconditionError, match="no linear layer 'three'; there are: one, two"):
+    with pytest.raises(PreconditionError, match="no layer 'three'; there are: one, two"):
         quantize_weights(source, tmp_path / "b.onnx", keep_float=["three"])
 
 
@@ -302,6 +305,10 @@ def test_a_product_that_others_read_keeps_its_addition_apart(tmp_path: Path) -> 
     assert error(tmp_path / "b.onnx", {"x": normal(rng, 9, 32)}, source) < 0.02
 
 
+def _unraisable(path: Path) -> Path:
+    return saved(path, [helper.make_node("Gizmo", ["x"], ["y"])], {}, 8, 8, opset=13)
+
+
 def _layer(tmp_path: Path, **attributes: Any) -> Path:
     rng = np.random.default_rng(0)
     nodes = [
@@ -321,7 +328,10 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
         (done, "is quantized already: it holds MatMulNBits"),
         (saved(tmp_path / "r.onnx", relu, {}, 8, 8), "has no linear layer with a constant weight"),
         (saved(tmp_path / "f.onnx", foreign, {}, 8, 8, domains=["org.example"]), "unknown domain 'org.exam"),
-        (saved(tmp_path / "o.onnx", relu, {}, 8, 8, opset=13), "opset 18 or later, but uses 13"),
+        (
+            _unraisable(tmp_path / "o.onnx"),
+            r"o\.onnx is of opset 13 and cannot be raised to 18: .*; export it",
+        ),
         (one_layer(tmp_path / "i.onnx", infinite), "layer: its weight holds NaN or infinity"),
         (_layer(tmp_path, alpha=0.5), "odd: a Gemm that transposes its data or scales"),
     ]
@@ -361,3 +371,70 @@ def test_bad_calibration_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(CalibrationError, match=message):
             quantize_weights(source, tmp_path / "b.onnx", method="gptq", calibration=in_batches(data))
+
+
+@pytest.mark.parametrize("opset", [9, 13, 17])
+def test_an_older_opset_is_raised(tmp_path: Path, opset: int) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], name="layer"),
+        helper.make_node("Softmax", ["m"], ["y"], axis=-1),
+    ]
+    source = saved(tmp_path / "a.onnx", nodes, {"w": normal(rng, 32, 8)}, 32, 8, opset=opset)
+    quantize_weights(source, target := tmp_path / "b.onnx", bits=8)
+    assert operators(target) == ["MatMulNBits", "Softmax"]
+    assert error(target, {"x": normal(rng, 9, 32)}, source) < 0.02
+
+
+def test_names_that_a_file_has_already_are_left_to_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [  # the scale that quantizing w asks for would be called w_scale, and the bias layer_bias
+        helper.make_node("Gemm", ["x", "w", "layer_bias"], ["u"], name="layer"),
+        helper.make_node("Add", ["u", "layer_bias"], ["v"], name="layer_add"),
+        helper.make_node("Mul", ["v", "w_scale"], ["y"], name="layer_mul"),
+    ]
+    constants = {"w": normal(rng, 32, 32), "layer_bias": normal(rng, 32), "w_scale": normal(rng, 32)}
+    source = saved(tmp_path / "a.onnx", nodes, constants, 32, 32)
+    x = {"x": normal(rng, 9, 32)}
+    quantize_weights(source, target := tmp_path / "b.onnx", bits=8)
+    assert error(target, x, source) < 0.02
+    quantize_dynamic(source, target)
+    assert error(target, x, source) < 0.02
+
+
+def test_weights_that_are_listed_as_inputs_are_weights(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    model = onnx.load(one_layer(tmp_path / "a.onnx", normal(rng, 32, 8)))
+    model.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [32, 8]))
+    onnx.save(model, source := tmp_path / "listed.onnx")
+    quantize_weights(source, target := tmp_path / "b.onnx", bits=8)
+    assert [i.name for i in onnx.load(target).graph.input] == ["x"]
+    assert error(target, {"x": normal(rng, 9, 32)}, tmp_path / "a.onnx") < 0.02
+
+
+def test_a_gemm_without_a_bias_may_name_an_empty_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("Gemm", ["x", "w", ""], ["y"], name="layer", transB=1)]
+    source = saved(tmp_path / "a.onnx", nodes, {"w": normal(rng, 8, 32)}, 32, 8)
+    quantize_weights(source, target := tmp_path / "b.onnx", bits=8)
+    assert error(target, {"x": normal(rng, 9, 32)}, source) < 0.02
+
+
+def test_keep_float_names_layers_and_shows_the_closest(tmp_path: Path) -> None:
+    source, target = two_layers(tmp_path / "a.onnx"), tmp_path / "b.onnx"
+    with pytest.raises(PreconditionError, match=r"there is no layer 'secnd'; closest: second$"):
+        quantize_weights(source, target, keep_float=["secnd"])
+    with pytest.raises(
+        PreconditionError, match=r"there is no layer '7'; there are: one, two, first, second$"
+    ):
+        quantize_weights(source, target, keep_float=["7"])
+    encoded, _ = encoder(tmp_path)
+    unfit = next(iter(quantize_weights(encoded, target).left))
+    assert quantize_weights(encoded, target, keep_float=[unfit]).left[unfit] != "asked to stay float"
+
+
+def test_the_float_file_is_not_overwritten(tmp_path: Path) -> None:
+    source = two_layers(tmp_path / "a.onnx")
+    for convert in (quantize_weights, quantize_dynamic, convert_half):
+        with pytest.raises(UsageError, match="must not replace the float file"):
+            convert(source, tmp_path / "." / "a.onnx")

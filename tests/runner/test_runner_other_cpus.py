@@ -29,11 +29,12 @@ HERE = Conditions(
 
 
 def recipe(*isas: str, kind: str = "multiclass") -> Recipe:
-    labels = {"labels": ["a", "b"]} if kind == "multiclass" else {}
+    section: dict[str, Any] = {"kind": kind, "model": "m.py:f"}
+    section |= {"labels": ["a", "b"]} if kind == "multiclass" else {}
     return parse_recipe(
         {
             "name": "r",
-            "task": {"kind": kind, "model": "m.py:f", **labels},
+            "task": section,
             "data": {"source": "d.py:s"},
             "measure": {"isas": list(isas)},
             "plan": [{"quantize": {}}],

@@ -90,6 +90,17 @@ def test_a_fixed_batch_is_filled_up_and_cut_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, x[:, :2] * [1, 2])
 
 
+def test_after_the_budget_no_further_case_is_asked(tmp_path: Path) -> None:
+    path = saved(linear_model(), tmp_path / "linear.onnx")
+    x = np.arange(15, dtype=np.float32).reshape(5, 3)
+    for budget_s, rows in ((0.0, 1), (60.0, 5), (None, 5)):
+        found = answers_on("native", path, {"input": x}, budget_s=budget_s).outputs["output"]
+        np.testing.assert_array_equal(found, x[:rows, :2] * [1, 2])
+    recorded = (x[:, :2] * [1, 2]).astype(np.float32)
+    cases = CaseFile(inputs={"input": x}, recorded=recorded)
+    assert replay_on("native", path, cases, budget_s=0.0).cases == 1
+
+
 @needs_qemu
 def test_avx2_saturates_heavy_weights_and_not_seven_bits(tmp_path: Path) -> None:
     inputs = {"input": np.ones((2, 16, 2, 2), np.float32)}

@@ -89,7 +89,8 @@ def test_what_the_model_cannot_have_is_passed_over_and_said(tmp_path: Path) -> N
             self.conv, self.last = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 3, 6)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.last(torch.relu(self.conv(x))).flatten(1)
+            out: torch.Tensor = self.last(torch.relu(self.conv(x))).flatten(1)
+            return out
 
     artifact, task = given(tmp_path, Convolutions())
     result, _ = run(artifact, task, tmp_path, candidates=["fp32", "dynamic"])

@@ -7,13 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
+from pastille.cli import quantize
 from pastille.cli.console import fail, out, progress, reports_errors, show_json, strangers_aside
-from pastille.errors import ExitCode
-
-EXIT_CODES = (
-    "Exit codes: 0 done or approved, 1 failure, 2 usage, 3 rejected, 4 inconclusive, "
-    "5 integrity, 130 interrupted."
+from pastille.cli.options import (
+    EXIT_CODES,
+    AsJson,
+    Leakage,
+    Overrides,
+    Quiet,
+    RecipePath,
+    Threads,
+    examples,
 )
+from pastille.errors import ExitCode
 
 app = typer.Typer(
     name="pastille",
@@ -27,23 +33,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a key: --set requirements.risk=low"),
-]
-Leakage = Annotated[
-    bool, typer.Option("--allow-leakage", help="Record a case found in two splits instead of stopping.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads that the runtime may use.")]
-
-
-def _examples(*lines: str) -> str:
-    shown = "\n\n".join(f"  $ {line}" for line in lines)
-    return f"Examples:\n\n{shown}\n\n{EXIT_CODES}"
 
 
 @app.callback(invoke_without_command=True)
@@ -59,7 +48,7 @@ def root(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "pastille run recipe.yaml",
         "pastille run recipe.yaml --set requirements.risk=low --set plan.0.prune.sparsity=0.3",
         "pastille run recipe.yaml --resume",
@@ -108,9 +97,7 @@ def exit_code(status: str) -> ExitCode:
     return codes[str(status)]
 
 
-@app.command(
-    epilog=_examples("pastille profile recipe.yaml", "pastille profile recipe.yaml -o baseline.json")
-)
+@app.command(epilog=examples("pastille profile recipe.yaml", "pastille profile recipe.yaml -o baseline.json"))
 @reports_errors
 def profile(
     recipe: RecipePath,
@@ -144,7 +131,7 @@ def profile(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "pastille bench model.onnx",
         "pastille bench int8.onnx --against fp32.onnx --batch 1 --batch 16 --threads 2",
         "pastille bench runs/digits/20261122-120000-1a2b3c4d/bundle",
@@ -211,74 +198,11 @@ def bench(
             show_bench(name, result)
 
 
-@app.command(
-    epilog=_examples(
-        "pastille quantize model.onnx --data calib.npz",
-        "pastille quantize model.onnx --data calib.npz --strata scanner -o int8.onnx",
-        "pastille quantize model.onnx --data recipe.yaml --calibration percentile --recover none",
-    )
-)
-@reports_errors
-def quantize(
-    model: Annotated[Path, typer.Argument(help="A float ONNX file.", show_default=False)],
-    data: Annotated[
-        Path,
-        typer.Option(
-            "--data", "-d", help="Inputs: an npz of arrays named as the model's, or a recipe's train split."
-        ),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The int8 file; MODEL.int8.onnx if left out.")
-    ] = None,
-    calibration: Annotated[
-        str, typer.Option(help="minmax, moving_average, percentile, entropy or mse ranges.")
-    ] = "minmax",
-    percentile: Annotated[float, typer.Option(min=50.1, max=100, help="Of those ranges.")] = 99.99,
-    recover: Annotated[
-        str,
-        typer.Option(
-            help="auto tries what wins accuracy back and keeps what does; none; or some of "
-            "equalization,smoothquant,rounding,bias_correction."
-        ),
-    ] = "auto",
-    weight_bits: Annotated[
-        int, typer.Option(min=7, max=8, help="7 cannot saturate on x86 without VNNI and costs no speed.")
-    ] = 7,
-    samples: Annotated[int, typer.Option(min=16, help="Cases to calibrate on at most.")] = 256,
-    strata: Annotated[
-        str | None, typer.Option(help="An array of the npz to balance and check calibration by.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Quantize a bare ONNX file to int8 and say what it cost; 2: the model or data is unfit, 5: not whole."""
-    from pastille.cli.quantizing import quantized_with_data, show_quantized
-    from pastille.cli.shown import as_data
-
-    found = quantized_with_data(
-        model,
-        data,
-        output,
-        calibration=calibration,
-        percentile=percentile,
-        recover=recover,
-        bits=weight_bits,
-        samples=samples,
-        strata=strata,
-        seed=seed,
-        threads=threads or 1,
-        progress=progress(quiet=quiet),
-    )
-    if as_json:
-        show_json(as_data(found))
-    else:
-        show_quantized(found)
+app.command(epilog=quantize.EPILOG)(quantize.quantize)
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "pastille validate int8.onnx --against fp32.onnx --data recipe.yaml",
         "pastille validate int8.onnx --against fp32.onnx --data recipe.yaml --split test -o judged/",
         "pastille validate runs/digits/20261122-120000-1a2b3c4d/bundle --data recipe.yaml",
@@ -338,7 +262,7 @@ def validate(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "pastille power",
         'pastille power --limit "1 %" --discordance "2 %"',
         "pastille power --tier high --cases 800",
@@ -387,7 +311,7 @@ def power(
         show_power(found)
 
 
-@app.command(epilog=_examples("pastille verify runs/digits/20261122-120000-1a2b3c4d/bundle"))
+@app.command(epilog=examples("pastille verify runs/digits/20261122-120000-1a2b3c4d/bundle"))
 @reports_errors
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle's directory.", show_default=False)],
@@ -414,7 +338,7 @@ def verify(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "pastille report runs/digits/20261122-120000-1a2b3c4d",
         "pastille report runs/digits/20261122-120000-1a2b3c4d -o report.html",
     )
@@ -443,7 +367,7 @@ def report(
         out.print(str(target), markup=False)
 
 
-@app.command(epilog=_examples("pastille doctor", "pastille doctor recipe.yaml", "pastille doctor --json"))
+@app.command(epilog=examples("pastille doctor", "pastille doctor recipe.yaml", "pastille doctor --json"))
 @reports_errors
 def doctor(
     recipe: Annotated[
@@ -468,7 +392,7 @@ def doctor(
         show_diagnosis(found["recipe"])
 
 
-@app.command(epilog=_examples("pastille demo", "pastille demo --list", "pastille demo breast-cancer"))
+@app.command(epilog=examples("pastille demo", "pastille demo --list", "pastille demo breast-cancer"))
 @reports_errors
 def demo(
     name: Annotated[str, typer.Argument(help="Which; see --list.")] = "digits",

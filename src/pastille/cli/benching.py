@@ -164,7 +164,7 @@ def show_bench(name: str, result: BenchResult) -> None:
         out.print("  this machine saturates 16-bit sums: 8-bit weights may answer otherwise than elsewhere")
     for speedup in result.speedups:
         out.print(
-            f"  {speed_text(speedup.ratio)} at batch {speedup.batch} "
+            f"  {speed_text(speedup)} at batch {speedup.batch} "
             f"({speed_interval_text(speedup.interval)}, {speedup.pairs} pairs)"
         )
     for note in result.notes:

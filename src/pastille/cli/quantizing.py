@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
@@ -15,18 +16,18 @@ from pastille.cli.shown import bytes_text, conditions_text, speed_interval_text,
 from pastille.data.npz import Rows, load_archive
 from pastille.data.split import Split, batches
 from pastille.devices import this_machine
-from pastille.errors import DataError, UsageError
+from pastille.errors import DataError, RecipeError, UsageError
 from pastille.measure.latency import compare
-from pastille.quantization.ranges import ESTIMATORS
-from pastille.quantization.recovery import TECHNIQUES, Choice
+from pastille.quantization.converting import Converting
 from pastille.quantization.standalone import Quantized, quantize_file, readable
+from pastille.recipe import DynamicQuantize, HalfPrecision, Quantize, WeightQuantize, parse_quantization
 from pastille.runtime import ONNXRUNTIME, load
 from pastille.values import Kind, Speedup
 
 if TYPE_CHECKING:
     from pastille.progress import Progress
 
-RECOVERIES = ("auto", "none", *TECHNIQUES)
+_LISTED = 8  # layers left as they were
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,8 @@ def quantized_with_data(
     data: Path,
     output: Path | None,
     *,
-    calibration: str,
-    percentile: float,
-    recover: str,
-    bits: int,
-    samples: int,
+    asked: Mapping[str, Any],
+    overrides: Sequence[str],
     strata: str | None,
     seed: int,
     threads: int,
@@ -55,46 +53,59 @@ def quantized_with_data(
 ) -> QuantizeResult:
     """Quantize a file, and time it against the one it was made from.
 
+    Args:
+        model: A float ONNX file.
+        data: An npz, or a recipe whose train split is taken.
+        output: Where to write; beside the model if left out.
+        asked: Keys of a recipe's section ``quantize``.
+        overrides: More of them, as ``KEY=VALUE``.
+        strata: Array of the npz to balance by.
+        seed: Of the sample.
+        threads: For the comparison of speed.
+        progress: Shown while it works.
+
     Raises:
         UsageError: An option, the model or the data cannot be used.
         IntegrityError: The file is not a self-contained ONNX model.
     """
-    choice, search = _asked(calibration, percentile, recover, bits)
+    settings = _settings(asked, overrides)
     for file, what in ((model, "MODEL"), (data, "--data")):
         if not file.is_file():
             raise UsageError(f"there is no file {file}; {what} must be an existing file")
     readable(model)  # before the data is read: a refusal should not take minutes
     with strangers_aside():
         cases, kind = _cases(model, data, strata, progress)
-    target = output or model.with_suffix(".int8.onnx")
-    made = quantize_file(
-        model,
-        target,
-        cases,
-        choice=choice,
-        search=search,
-        samples=samples,
-        kind=kind,
-        seed=seed,
-        progress=progress,
-    )
+    ending = "int8" if settings.method == "ptq" else settings.method
+    target = output or model.with_suffix(f".{ending}.onnx")
+    made = quantize_file(model, target, cases, settings, kind=kind, seed=seed, progress=progress)
     speedup = _speedup(model, target, cases, threads, progress)
     return QuantizeResult(file=str(target), quantized=made, speedup=speedup)
 
 
-def _asked(calibration: str, percentile: float, recover: str, bits: int) -> tuple[Choice, bool]:
-    """How to start, and whether to search from there."""
-    if calibration not in ESTIMATORS:
-        raise UsageError(f"--calibration must be one of {', '.join(ESTIMATORS)}, got {calibration!r}")
-    names = {name.strip() for name in recover.split(",")}
-    if not names <= set(RECOVERIES) or (len(names) > 1 and names & {"auto", "none"}):
+def _settings(asked: Mapping[str, Any], overrides: Sequence[str]) -> Quantize | Converting:
+    """The section ``quantize`` that the options make, checked as that of a recipe."""
+    given = dict(asked)
+    names = [name.strip() for name in str(given.get("recover", "")).split(",")]
+    if names != [""]:
+        given["recover"] = names[0] if names[0] in ("auto", "none") and len(names) == 1 else names
+    if str(given.get("weight_bits", "")).isdigit():
+        given["weight_bits"] = int(given["weight_bits"])
+    try:
+        found = parse_quantization(given, overrides)
+    except RecipeError as error:
+        raise UsageError("; ".join(_option(text, asked) for text in str(error).split("; "))) from None
+    if not isinstance(found, Quantize | DynamicQuantize | WeightQuantize | HalfPrecision):
         raise UsageError(
-            f"--recover must be auto, none, or some of {', '.join(TECHNIQUES)} with commas, got {recover!r}"
+            f"--method {found.method} must be judged by labels: write a recipe and use pastille run; a bare "
+            "file takes ptq, dynamic, int4, int8-weights, fp16 or bf16"
         )
-    techniques = frozenset(name for name in TECHNIQUES if name in names)
-    estimator = next(name for name in ESTIMATORS if name == calibration)
-    choice = Choice(techniques=techniques, calibration=estimator, percentile=percentile, bits=bits)
-    return choice, "auto" in names
+    return found
+
+
+def _option(problem: str, asked: Mapping[str, Any]) -> str:
+    """A problem with a key, said of the option that gave it."""
+    key = re.split(r"[ .]", problem, maxsplit=1)[0]
+    return f"--{key.replace('_', '-')}{problem[len(key) :]}" if key in asked else problem
 
 
 def _cases(model: Path, data: Path, strata: str | None, progress: Progress) -> tuple[Split, Kind]:
@@ -152,8 +163,9 @@ def show_quantized(result: QuantizeResult) -> None:
         out.print(f"  in {kind:<6} {listed}", markup=False)
     out.print(f"  error     {_error_text(result)}", markup=False)
     interval = speed_interval_text(speed.interval)
-    out.print(f"  speed     {speed_text(speed.ratio)} at batch {speed.batch} ({interval})", markup=False)
-    out.print(f"  made by   {made.choice.words}, from {made.calibrated} cases", markup=False)
+    out.print(f"  speed     {speed_text(speed)} at batch {speed.batch} ({interval})", markup=False)
+    source = f", from {made.calibrated} cases" if made.calibrated else ""
+    out.print(f"  made by   {made.made_by}{source}", markup=False)
     for line in _remarks(made):
         out.print(f"  {line}", markup=False)
     out.print(f"  {conditions_text(speed.conditions)}", markup=False)
@@ -171,4 +183,7 @@ def _error_text(result: QuantizeResult) -> str:
 def _remarks(made: Quantized) -> list[str]:
     tried = made.recovery.trials if made.recovery else ()
     lines = [f"tried     {t.what}: {t.sqnr_db:.1f} dB{', kept' if t.kept else ''}" for t in tried]
-    return lines + [f"warning   {text}" for text in (made.coverage.warnings if made.coverage else ())]
+    lines += [f"left      {name}: {why}" for name, why in list(made.left.items())[:_LISTED]]
+    lines += [f"          and {len(made.left) - _LISTED} more"] if len(made.left) > _LISTED else []
+    warnings = made.coverage.warnings if made.coverage else ()
+    return lines + [f"note      {text}" for text in made.notes] + [f"warning   {text}" for text in warnings]

@@ -165,7 +165,7 @@ def gains(result: RunResult) -> list[str]:
     ]
     lines += [
         f"latency     {_side_by_side(s)} at batch {s.batch} "
-        f"({speed_text(s.ratio)}, {speed_interval_text(s.interval)})"
+        f"({speed_text(s)}, {speed_interval_text(s.interval)})"
         for s in final.speedups
     ]
     old, new = final.baseline_metrics.overall, final.candidate_metrics.overall
@@ -183,13 +183,23 @@ def _side_by_side(speedup: Speedup) -> str:
     return f"{milliseconds_text(speedup.baseline_ms)} → {milliseconds_text(speedup.candidate_ms)}"
 
 
-def speed_text(ratio: float) -> str:
-    """A slow-down is called one.
+def speed_text(speedup: Speedup) -> str:
+    """A slow-down is called one, and a difference that the interval does not show is not.
 
     Example:
-        >>> speed_text(2.0), speed_text(0.5)
-        ('2.00× faster', '0.50× the speed: SLOWER')
+        >>> from pastille.devices import this_machine
+        >>> here = this_machine(threads=1, runtime="onnxruntime", runtime_version="1")
+        >>> seen = [(2.0, 1.9, 2.1), (0.5, 0.4, 0.6), (0.98, 0.9, 1.1)]
+        >>> for ratio, low, high in seen:
+        ...     interval = Interval(low=low, high=high, confidence=0.95)
+        ...     print(speed_text(Speedup(ratio=ratio, interval=interval, pairs=9, batch=1, conditions=here)))
+        2.00× faster
+        0.50× the speed: SLOWER
+        0.98× the speed: no clear difference
     """
+    ratio, interval = speedup.ratio, speedup.interval
+    if interval.low <= 1 <= interval.high:
+        return f"{ratio:.2f}× the speed: no clear difference"
     return f"{ratio:.2f}× faster" if ratio >= 1 else f"{ratio:.2f}× the speed: SLOWER"
 
 

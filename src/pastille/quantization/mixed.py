@@ -379,7 +379,7 @@ def _reasons(known: Sequence[Layer], found: _State, asked: Nodes, fast: Nodes) -
     reasons = {}
     for layer in known:
         kept = (reason for nodes, reason in sets if layer.nodes[0] in nodes)
-        default = _INT8 if layer.nodes[0] in int8 else "it has no int8 kernel"
+        default = _INT8 if layer.nodes[0] in int8 else "no int8 kernel pays here"
         reasons[layer.name] = next(kept, default)
     return reasons
 

@@ -214,7 +214,8 @@ def _batch_norm(a: Attributes, x: Tensor, w: Tensor, b: Tensor, mean: Tensor, va
     # torch's own passes no gradient to statistics that are taken from the batch.
     scale: Tensor = w * (var + a.get("epsilon", 1e-5)).rsqrt()
     across = [1, -1, *[1] * (x.ndim - 2)]
-    return x * scale.reshape(across) + (b - mean * scale).reshape(across)
+    out: Tensor = x * scale.reshape(across) + (b - mean * scale).reshape(across)
+    return out
 
 
 def _trilu(a: Attributes, x: Tensor, k: int) -> Tensor:

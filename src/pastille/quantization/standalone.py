@@ -1,9 +1,9 @@
-"""An ONNX file and some inputs in, an int8 file and an account of it out: no PyTorch code is needed."""
+"""An ONNX file and some inputs in, a smaller file and an account of it out: no PyTorch code is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +16,12 @@ from pastille.errors import CalibrationError, DataError, PreconditionError, Usag
 from pastille.files import produce_atomic
 from pastille.progress import SILENT, Progress
 from pastille.quantization.conversion import float_model
+from pastille.quantization.converting import Converting, conversion_words, converted, is_solved
 from pastille.quantization.coverage import Coverage, coverage, ranges_of
 from pastille.quantization.ranges import observer
-from pastille.quantization.recovery import Choice, Recovery, prepared, quantized_by, recovered
+from pastille.quantization.recovery import Choice, Recovery, choice_of, prepared, quantized_by, recovered
 from pastille.quantization.recovery.auto import answers, sqnr_db
+from pastille.recipe import Quantize, WeightQuantize
 from pastille.runtime import UNKNOWN_DIM, Operators, Session, check_self_contained, load, optimized_operators
 from pastille.values import Kind
 
@@ -47,50 +49,55 @@ class Quantized:
     """What `quantize_file` made.
 
     Attributes:
-        calibrated: Cases that the ranges come from.
-        choice: How the file was made.
+        method: As in a recipe.
+        made_by: How the file was made, in words.
+        calibrated: Cases that it was made with; 0 where it needed none.
+        choice: How ranges and weights were found; None where the method has no ranges.
         recovery: What was tried; None where nothing was searched.
+        left: Layers that stayed as they were -> why, where the method names them.
+        notes: What its user must know, a sentence each.
         bytes_before: Size of the float file.
-        bytes_after: Size of the int8 file.
+        bytes_after: Size of the new file.
         operators: What ONNX Runtime runs in int8 here, and what not.
         deviation: From the float file.
         coverage: Whose values are clipped; None without strata and groups.
     """
 
+    method: str
+    made_by: str
     calibrated: int
-    choice: Choice
-    recovery: Recovery | None
+    choice: Choice | None = None
+    recovery: Recovery | None = None
+    left: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     bytes_before: int
     bytes_after: int
     operators: Operators
     deviation: Deviation
-    coverage: Coverage | None
+    coverage: Coverage | None = None
 
 
 def quantize_file(
     source: Path,
     target: Path,
     cases: Split,
+    settings: Quantize | Converting,
     *,
-    choice: Choice,
-    search: bool = True,
-    samples: int = 256,
     kind: Kind = "custom",
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Quantized:
-    """Quantize a bare ONNX file to int8 with the inputs at hand.
+    """Write a bare ONNX file in fewer bits with the inputs at hand.
 
     Three quarters of the cases at most calibrate, balanced over label and stratum; the others tell how far
-    the int8 file's answers lie from the float file's.
+    the new file's answers lie from the float file's. There are no labels to judge by, so recovery keeps
+    what brings the answers nearest to the float ones.
 
     Args:
         source: A float ONNX file.
         target: Written whole or not at all; self-contained.
         cases: Inputs, and strata and groups where they are known; at least 20.
-        choice: How, or what a search starts from.
-        search: Try what wins accuracy back, and keep what does.
-        samples: Cases to calibrate on at most.
+        settings: Which method, and how.
         kind: Of the task, which says how ``cases.targets`` are balanced; ``custom`` has none.
         seed: Of the sample.
         progress: Shows each step.
@@ -105,22 +112,54 @@ def quantize_file(
         OutputError: The file cannot be written.
     """
     if source.resolve() == target.resolve():
-        raise UsageError(f"the int8 file must not replace the float file {source}; give another --output")
+        raise UsageError(f"the new file must not replace the float file {source}; give another --output")
     model = readable(source)
     session = load(source)
     check_inputs(session, cases, source.name)
+    samples = settings.samples if isinstance(settings, Quantize | WeightQuantize) else 0
     rows, rest = _parted(cases, samples, kind, seed)
     fit, held = (_read(cases, part, session.fixed_batch, progress) for part in (rows, rest))
-    graph, account = prepared(model), None
-    if search:
+    if isinstance(settings, Quantize):
+        return _in_int8(source, target, prepared(model), cases, settings, (fit, held, rest), progress)
+    for _ in progress.track(range(1), what=f"converting to {settings.method}"):
+        done = converted(source, target, settings, (lambda: fit) if is_solved(settings) else None)
+    before, after = (answers(onnx.load(file), lambda: held) for file in (source, target))
+    return Quantized(
+        method=settings.method,
+        made_by=conversion_words(done),
+        calibrated=len(rows) if is_solved(settings) else 0,
+        left=done.left,
+        notes=done.notes,
+        bytes_before=source.stat().st_size,
+        bytes_after=target.stat().st_size,
+        operators=optimized_operators(target),
+        deviation=_deviation(before, after),
+    )
+
+
+def _in_int8(
+    source: Path,
+    target: Path,
+    graph: Any,
+    cases: Split,
+    settings: Quantize,
+    parts: tuple[list[Batch], list[Batch], np.ndarray],
+    progress: Progress,
+) -> Quantized:
+    fit, held, rest = parts
+    choice, account = choice_of(settings), None
+    if settings.recover == "auto":
         quantized, account = recovered(graph, lambda: fit, choice, progress=progress)
+        choice = account.choice
     else:
         quantized = quantized_by(graph, lambda: fit, choice)
     data = quantized.SerializeToString(deterministic=True)
     produce_atomic(target, lambda draft: _write_checked(draft, data, source.name))
     return Quantized(
-        calibrated=len(rows),
-        choice=account.choice if account else choice,
+        method=settings.method,
+        made_by=choice.words,
+        calibrated=sum(len(next(iter(batch.values()))) for batch in fit),
+        choice=choice,
         recovery=account,
         bytes_before=source.stat().st_size,
         bytes_after=len(data),

@@ -22,7 +22,7 @@ from pastille.recipe.quantizing import (
     Technique,
     WeightQuantize,
 )
-from pastille.recipe.read import check_files, parse_recipe, read_recipe, recipe_hash
+from pastille.recipe.read import check_files, parse_quantization, parse_recipe, read_recipe, recipe_hash
 from pastille.recipe.sections import (
     STEPS,
     Banded,
@@ -111,6 +111,7 @@ __all__ = [
     "Train",
     "WeightQuantize",
     "check_files",
+    "parse_quantization",
     "parse_recipe",
     "read_recipe",
     "recipe_hash",

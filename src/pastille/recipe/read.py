@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pastille.errors import RecipeError
-from pastille.recipe.quantizing import SECTION_OF
-from pastille.recipe.sections import STEPS, Recipe, SourceData
+from pastille.recipe.quantizing import SECTION_OF, Quantization
+from pastille.recipe.sections import STEPS, QuantizeStep, Recipe, SourceData
 
 MAX_RECIPE_BYTES = 1 << 20
 
@@ -71,6 +71,35 @@ def parse_recipe(asked: object) -> Recipe:
         problems = [_explain(e) for e in error.errors(include_url=False)]
         first = ".".join(_path(error.errors()[0]["loc"]))
         raise RecipeError("; ".join(dict.fromkeys(problems)), key=first) from None
+
+
+def parse_quantization(asked: Mapping[str, Any], overrides: Sequence[str] = ()) -> Quantization:
+    """Check a section ``quantize`` that stands alone.
+
+    Args:
+        asked: Its keys.
+        overrides: More of them, as ``KEY=VALUE``; the value is YAML.
+
+    Raises:
+        RecipeError: With every problem.
+
+    Example:
+        >>> parse_quantization({"method": "int4"}, ["block_size=64"]).block_size
+        64
+    """
+    section = _override(dict(asked), overrides)
+    try:
+        step = QuantizeStep.model_validate({"quantize": section})
+    except ValidationError as error:
+        # As it would stand in a recipe, so that the keys are found; the user wrote no plan.
+        problems = [_explain({**e, "loc": ("plan", "0", "quantize", *e["loc"])}) for e in _errors(error)]
+        said = "; ".join(dict.fromkeys(problems)).replace("plan.0.quantize.", "")
+        raise RecipeError(said, key="quantize") from None
+    return step.quantize
+
+
+def _errors(error: ValidationError) -> list[Any]:
+    return list(error.errors(include_url=False))
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -2,8 +2,8 @@
 
 ``python -I answering.py REQUEST`` with REQUEST a JSON file: ``jobs``, each with a ``model``, an npz of its
 ``inputs``, where to write its ``answers`` and how many cases to ask at once (``batch``), ``threads``, and the
-``seconds`` after which no further batch is begun (null: none). What was found is printed as a JSON object. Pastille itself is not imported: the other CPU's Python need not
-have it.
+``seconds`` after which no further batch is begun (null: all are). What was found is printed as a JSON object.
+Pastille itself is not imported: the other CPU's Python need not have it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pastille.progress import Progress
 from pastille.quantization.layers import kept_float
 from pastille.quantization.mixed import Means, Mixed, search_mixed
 from pastille.quantization.ranges import estimated, observer
-from pastille.quantization.recovery import prepared
+from pastille.quantization.recovery import choice_of, prepared
 from pastille.quantization.recovery.auto import float_side
 from pastille.quantization.static import with_ranges
 from pastille.quantization.timing import node_times
@@ -24,7 +24,7 @@ from pastille.record import StageDetails
 from pastille.stages.calibration import Sample, others, sample
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.looking import Looking, looking
-from pastille.stages.quantize import MODEL, choice_of, clipped, operators_of, require_int8, write
+from pastille.stages.quantize import MODEL, clipped, operators_of, require_int8, write
 from pastille.task import Task
 from pastille.values import Speedup
 

@@ -92,7 +92,8 @@ class QatStage:
             progress=progress,
         )
         batch = example_batch(task.splits.train.inputs, _PARITY_CASES)
-        module = finish(prepared, trained.model, module, target, batch)
+        if trained.curve.best_epoch:  # else the file stays what quantization alone made it
+            module = finish(prepared, trained.model, module, target, batch)
         write_model(module, task.build(), folder)
         found = (trained.stopped, _untouched(prepared.left), _disagreement(trained.model, target, task))
         notes = [note for note in found if note]

@@ -15,9 +15,9 @@ from pastille.files import produce_atomic
 from pastille.progress import Progress
 from pastille.quantization.coverage import coverage, ranges_of, spread
 from pastille.quantization.ranges import observer
-from pastille.quantization.recovery import Choice, Recovery, prepared, quantized_by, recovered
+from pastille.quantization.recovery import Choice, Recovery, choice_of, prepared, quantized_by, recovered
 from pastille.quantization.recovery.auto import float_side
-from pastille.recipe import Quantize, StaticRanges
+from pastille.recipe import Quantize
 from pastille.record import StageDetails
 from pastille.runtime import optimized_operators
 from pastille.stages.calibration import Sample, others, sample
@@ -92,10 +92,8 @@ def _made(
     """Write the int8 file; how it was made, and what was tried, in sentences."""
     choice = choice_of(settings)
     if settings.recover != "auto":
-        techniques = frozenset(() if settings.recover == "none" else settings.recover)
-        choice = replace(choice, techniques=techniques)
         write(quantized_by(graph, drawn, choice), target)
-        return choice, (f"made by {choice.words}",) if techniques else ()
+        return choice, (f"made by {choice.words}",) if choice.techniques else ()
     plain = quantized_by(graph, drawn, choice)
     write(plain, target)
     seen: Looking = looking(source, drawn.task, progress)
@@ -109,17 +107,6 @@ def _made(
         write(plain, target)
         return choice, (_no_gain(account, first, second),)
     return account.choice, (_gain(account, first, second),)
-
-
-def choice_of(settings: StaticRanges) -> Choice:
-    """A recipe's settings as those of one way to quantize, without recovery."""
-    return Choice(
-        calibration=settings.calibration,
-        percentile=settings.percentile,
-        bits=settings.weight_bits,
-        scheme=settings.scheme,
-        keep_float=tuple(settings.keep_float),
-    )
 
 
 def _gain(account: Recovery, first: Look, second: Look) -> str:

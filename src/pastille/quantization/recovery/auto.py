@@ -20,7 +20,7 @@ from pastille.quantization.recovery.rounding import rounded
 from pastille.quantization.recovery.smoothquant import STRENGTH, smoothed
 from pastille.quantization.rewrites import rewritten
 from pastille.quantization.static import unsaturated, with_ranges
-from pastille.recipe import Scheme, Technique
+from pastille.recipe import Quantize, Scheme, StaticRanges, Technique
 
 TECHNIQUES: Final[tuple[Technique, ...]] = ("equalization", "smoothquant", "rounding", "bias_correction")
 
@@ -55,6 +55,19 @@ class Choice:
     def words(self) -> str:
         """E.g. ``"minmax ranges, equalization, rounding"``."""
         return ", ".join([f"{self.calibration} ranges", *(t for t in TECHNIQUES if t in self.techniques)])
+
+
+def choice_of(settings: StaticRanges) -> Choice:
+    """A recipe's settings as one way to quantize; with ``recover: auto`` what a search starts from."""
+    named = settings.recover if isinstance(settings, Quantize) else "none"
+    return Choice(
+        techniques=frozenset() if isinstance(named, str) else frozenset(named),
+        calibration=settings.calibration,
+        percentile=settings.percentile,
+        bits=settings.weight_bits,
+        scheme=settings.scheme,
+        keep_float=tuple(settings.keep_float),
+    )
 
 
 _Way = Callable[[Choice], Choice]
