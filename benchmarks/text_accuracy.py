@@ -9,7 +9,8 @@ tokens, the last two of six layers trained along, reads 128 tokens at most. Each
 two thirds of the texts and is asked about the third that the others trained on, so that the pooled answers
 are of different texts. Drops are of balanced accuracy, against the fp32 file on the same texts; a positive
 one is a loss. Speed is measured on the files of seed 0, one text of 128 tokens at a time, in alternation
-with the fp32 file; above 1 is faster. The CSV comes from a machine that was busy with other work.
+with the fp32 file; above 1 is faster. The CSV comes from `--texts 450`, and from a machine that was
+busy with other work.
 
     python benchmarks/text_accuracy.py --data DIR --keep FOLDER         # files and answers are made once
 """

@@ -223,6 +223,11 @@ def test_post_training_quantization_is_never_approved_at_critical() -> None:
     ) as caught:
         policy.check(_recipe("binary", "critical", plan=plan))
     assert caught.value.key == "plan.1.quantize.method"
+    trained = {"method": "qat", "train": {"epochs": 10}}
+    policy.check(_recipe("binary", "critical", plan=[ITERATIVE, {"quantize": trained}]))
+    for method in ("mixed", "auto", "dynamic", "fp16"):
+        with pytest.raises(RecipeError, match=f"must not be '{method}' at risk tier 'critical'"):
+            policy.check(_recipe("binary", "critical", plan=[{"quantize": {"method": method}}]))
     for risk in ("high", "medium", "low"):
         policy.check(_recipe("binary", risk, plan=plan))
 

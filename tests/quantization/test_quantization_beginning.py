@@ -103,6 +103,23 @@ def test_what_is_read_far_behind_crosses_too(skip: bool, tmp_path: Path) -> None
     assert len(beginning(exported(net, images(8), tmp_path).graph)) == (0 if skip else 6)
 
 
+@pytest.mark.parametrize(("width", "begun"), [(8, True), (64, False)])
+@pytest.mark.parametrize("tokens", [False, True], ids=["Gemm", "MatMul"])
+def test_linear_layers_count_too(width: int, begun: bool, tokens: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [
+        nn.Linear(width, width),
+        nn.SiLU(),
+        nn.Linear(width, width),
+        nn.SiLU(),
+        nn.Linear(width, 9 * width),
+    ]
+    data = {"input": np.zeros((4, 5, width) if tokens else (4, width), np.float32)}
+    graph = exported(nn.Sequential(*layers, nn.SiLU(), nn.Linear(9 * width, 4)), data, tmp_path).graph
+    assert {"MatMul" if tokens else "Gemm"} == {n.op_type for n in graph.node} & {"MatMul", "Gemm"}
+    assert bool(beginning(graph)) == begun
+
+
 def test_unknown_sizes_are_no_reason(tmp_path: Path) -> None:
     graph = exported(NETS["thin"], images(16), tmp_path).graph
     assert beginning(graph)

@@ -39,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(path / "integers.npz", x.astype(np.int64))
     np.savez(path / "two.npz", a=x, b=x)
     np.savez(path / "nan.npz", np.where(np.arange(80)[:, None, None, None] == 7, np.nan, x))
+    np.savez(path / "same.npz", np.repeat(x[:1], 80, axis=0))
     np.save(path / "array.npy", x)
     return path
 
@@ -80,6 +81,7 @@ def test_strata_are_covered_and_shown(folder: Path, tmp_path: Path) -> None:
         ("integers.npz", "must be float32, got int64"),
         ("two.npz", "has no array 'input'"),
         ("nan.npz", "of case 7 must be finite"),
+        ("same.npz", "cases must differ, but all 60 hold the same numbers"),
         ("array.npy", "neither an npz"),
         ("missing.npz", "there is no file"),
     ],
@@ -122,6 +124,12 @@ LOOSE = '<ir_version: 10, opset_import: ["" : 18]> g (float[n, 2] x, bool c) => 
             "already",
         ),
         ("{ y = Erf(x) }", onnx.save, 2, "no operator with an int8 kernel"),
+        (
+            "<float[2] s = {1.0, 1.0}> { y, m, v = BatchNormalization <training_mode = 1> (x, s, s, s, s) }",
+            onnx.save,
+            2,
+            "batch normalization in training mode",
+        ),
     ],
 )
 def test_an_unfit_model_is_one_line(tmp_path: Path, body: str, save: Any, code: int, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,20 @@ def test_a_diverging_run_is_stopped_and_the_best_is_kept(tmp_path: Path) -> None
     (curve,) = result.details.curves
     assert (curve.best_epoch, curve.validation) == (0, ())
     assert state_digest(result.module) == state_digest(task.model)
+
+
+def test_at_critical_risk_the_file_of_quantization_alone_is_not_an_outcome(tmp_path: Path) -> None:
+    task = small_task()
+    requirements = task.recipe.requirements.model_copy(update={"risk": "critical"})
+    task = replace(task, recipe=task.recipe.model_copy(update={"requirements": requirements}))
+    huge = Train(epochs=2, learning_rate=300.0, batch_size=16)
+    module = trained_net(task)
+    result = run(task, tmp_path, module, train=huge)
+    assert result.details.curves[0].best_epoch == 0
+    assert result.precision == "fp32"
+    assert result.quantized is not None
+    assert result.quantized.read_bytes() == (tmp_path / "before.onnx").read_bytes()
+    assert "whose file this risk tier does not permit" in result.details.notes[-1]
 
 
 def test_ranges_stay_after_the_share_of_epochs(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def started(regression: bool, seed: int = 0) -> tuple[Task, Prepared, bytes]:
     task = task_of(Net(width=16, outputs=1 if regression else 3).eval(), regression=regression)
     pairs = [(task.splits.train, task.cases["train"]), (task.splits.validation, task.cases["validation"])]
     settings = Train(epochs=10, learning_rate=0.03, batch_size=16)
-    task = task_of(fit(task.model, *pairs, settings, seed=seed).model, regression=regression)
+    task = task_of(fit(task.model, pairs[0], pairs[1], settings, seed=seed).model, regression=regression)
     inputs = np.asarray(task.splits.train.inputs)
     with tempfile.TemporaryDirectory() as folder:
         artifact, target = exported_artifact_of(task.model, task, Path(folder)), Path(folder) / "int8.onnx"

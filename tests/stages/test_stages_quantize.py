@@ -61,6 +61,7 @@ class BadlyScaled(nn.Module):
     def unbalance(self) -> None:
         """The same function, each hidden channel scaled up by what the next layer takes back."""
         factors = torch.logspace(0, 4, 16)
+        assert self.conv1.bias is not None
         with torch.no_grad():
             self.conv1.weight *= factors[:, None, None, None]
             self.conv1.bias *= factors

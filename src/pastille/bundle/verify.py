@@ -253,6 +253,7 @@ def check_replay(
             f"{path} does not answer the golden cases as validated: {result.equal_decisions} of "
             f"{result.cases} decisions are equal, the largest difference is "
             f"{result.max_abs_difference:.3g} where {result.tolerance:.3g} is allowed; it was validated "
-            f"on {', '.join(seen.isa for seen in variant.validated)}: do not use it on this machine, run Pastille on one like it"
+            f"on {', '.join(seen.isa for seen in variant.validated)}: do not use it on this machine, run "
+            "Pastille on one like it"
         )
     return result

@@ -177,8 +177,8 @@ def readable(source: Path) -> Any:
 
     Raises:
         IntegrityError: It is missing, not an ONNX model, or keeps weights in another file.
-        PreconditionError: It is quantized already, uses unknown domains or control flow, is not in single
-            precision, or its opset cannot be raised.
+        PreconditionError: It is quantized already, uses unknown domains or control flow, normalizes by
+            the statistics of a batch, is not in single precision, or its opset cannot be raised.
     """
     check_self_contained(source)
     old = onnx.load(source, load_external_data=False)
@@ -187,6 +187,12 @@ def readable(source: Path) -> Any:
         raise PreconditionError(
             f"{source.name} holds the dynamic control flow {flow.op_type!r} ({flow.name or 'unnamed'}): "
             "its ranges depend on the case; export the branch that is used alone"
+        )
+    norm = next((node for node in old.graph.node if _is_training(node)), None)
+    if norm is not None:
+        raise PreconditionError(
+            f"{source.name} holds batch normalization in training mode ({norm.name or 'unnamed'}): an answer "
+            "depends on the rest of its batch; export the model in evaluation mode, after model.eval()"
         )
     half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     other = next((t for t in old.graph.initializer if t.data_type in half), None)
@@ -197,6 +203,11 @@ def readable(source: Path) -> Any:
             "start from the float32 file"
         )
     return float_model(source)
+
+
+def _is_training(node: Any) -> bool:
+    mode = any(a.name == "training_mode" and a.i for a in node.attribute)
+    return node.op_type == "BatchNormalization" and mode
 
 
 def check_inputs(session: Session, cases: Split, name: str) -> None:
@@ -260,6 +271,11 @@ def _read(cases: Split, rows: np.ndarray, fixed: int | None, progress: Progress)
     for number, batch in enumerate(found):
         for name, array in batch.items():
             _require_finite(name, array, used[number * size :])
+    if all((batch[name] == array[:1]).all() for name, array in found[0].items() for batch in found):
+        raise CalibrationError(
+            f"cases must differ, but all {len(used)} hold the same numbers: ranges would fit nothing else; "
+            "bring inputs as the model will see them"
+        )
     return found
 
 
@@ -275,7 +291,10 @@ def _write_checked(draft: Path, data: bytes, name: str) -> None:
     """Write the file, and refuse it if nothing of it runs in int8."""
     draft.write_bytes(data)
     if not optimized_operators(draft).int8:
-        raise PreconditionError(f"{name} has no operator with an int8 kernel: there is nothing to quantize")
+        raise PreconditionError(
+            f"nothing in {name} would run in int8: there is no operator with an int8 kernel, apart from one "
+            "that answers, which stays float; take another --method"
+        )
 
 
 def _coverage(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,10 +23,13 @@ from pastille.record import StageDetails
 from pastille.stages.calibration import Sample, others, sample
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.looking import Looking, looking
-from pastille.stages.quantize import MODEL, clipped, operators_of, require_int8, write
+from pastille.stages.quantize import MODEL, clipped, left_alone, operators_of, require_int8, write
 from pastille.task import Task
 from pastille.values import Speedup
 
+_NOTHING_GAINED: Final = (
+    "no layer of this model is better in int8 on this machine, so the float file stays as it was"
+)
 _HELD_OUT: Final = 64  # cases of train that show how sensitive a layer is
 _PAIRS = 0.2  # of the recipe's time for one measurement, for each pair of files
 _PATIENCE = 100.0  # times that: for all trials together
@@ -74,7 +76,7 @@ class MixedStage:
         write(found.model, target)
         operators = operators_of(target)
         if not operators["int8_operators"]:
-            return _unchanged(artifact, found, target)
+            return left_alone(artifact, target, (_NOTHING_GAINED, *_words(found)))
         details = StageDetails(
             calibration_samples=len(drawn.rows),
             left_whole={layer.name: layer.reason for layer in found.layers if layer.precision == "float"},
@@ -85,18 +87,8 @@ class MixedStage:
 
     def ensures(self, before: Artifact, result: StageResult) -> None:
         """A file in which something runs in int8, or the float one as it was."""
-        if result.precision != "fp32":
+        if result.precision == "int8":
             require_int8(result)
-
-
-def _unchanged(artifact: Artifact, found: Mixed, target: Path) -> StageResult:
-    """No layer is better in int8: the float file goes on, without conversions that would buy nothing."""
-    shutil.copyfile(artifact.file, target)
-    why = "no layer of this model is better in int8 on this machine, so the float file stays as it was"
-    details = StageDetails(notes=(why, *_words(found)))
-    return StageResult(
-        module=artifact.module, quantized=target, precision=artifact.precision, details=details
-    )
 
 
 def _held(drawn: Sample) -> Sample:

@@ -13,6 +13,7 @@ import torch
 
 from pastille.data.split import batches
 from pastille.errors import PreconditionError, StageError
+from pastille.policy import TIERS
 from pastille.progress import Progress
 from pastille.pruning import write_model
 from pastille.quantization import quantize_static
@@ -25,7 +26,7 @@ from pastille.runtime import load
 from pastille.stages.calibration import sample
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.qat_training import train_in_int8
-from pastille.stages.quantize import MODEL, operators_of, require_int8
+from pastille.stages.quantize import MODEL, left_alone, operators_of, require_int8
 from pastille.stats.decisions import decide
 from pastille.task import Task, example_batch
 from pastille.task.forward import forward, to_tensors
@@ -36,6 +37,10 @@ from pastille.values import Cases
 if TYPE_CHECKING:
     from torch import nn
 
+_UNTRAINED = (
+    "no epoch of training in int8 beat quantization alone, whose file this risk tier does not permit: the "
+    "float file stays; train longer, or with another learning rate"
+)
 LEAST_AGREEMENT = 0.999
 _ALIKE = 0.01  # numbers count as equal within this share of their spread
 _BATCH = 32
@@ -92,6 +97,9 @@ class QatStage:
             progress=progress,
         )
         batch = example_batch(task.splits.train.inputs, _PARITY_CASES)
+        if not trained.curve.best_epoch and not _permits_untrained(task):
+            why = tuple(note for note in (trained.stopped, _UNTRAINED) if note)
+            return left_alone(artifact, target, why, (trained.curve,))
         if trained.curve.best_epoch:  # else the file stays what quantization alone made it
             module = finish(prepared, trained.model, module, target, batch)
         write_model(module, task.build(), folder)
@@ -109,13 +117,19 @@ class QatStage:
 
     def ensures(self, before: Artifact, result: StageResult) -> None:
         """A file in which something runs in int8, and a module of the same architecture."""
-        require_int8(result)
+        if result.precision == "int8":
+            require_int8(result)
         if _shapes(before.module) != _shapes(result.module):
             raise StageError("stage 'quantize' must not change the architecture")
 
     def _augment(self) -> Augment | None:
         augment = self.settings.train.augment
         return load_callable(augment, self.base, key="augment") if augment else None
+
+
+def _permits_untrained(task: Task) -> bool:
+    """Whether the risk tier permits a file whose weights never knew of int8."""
+    return TIERS[task.recipe.requirements.risk].post_training_quantization
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pastille.quantization.ranges import observer
 from pastille.quantization.recovery import Choice, Recovery, choice_of, prepared, quantized_by, recovered
 from pastille.quantization.recovery.auto import float_side
 from pastille.recipe import Quantize
-from pastille.record import StageDetails
+from pastille.record import Curve, StageDetails
 from pastille.runtime import optimized_operators
 from pastille.stages.calibration import Sample, others, sample
 from pastille.stages.contract import Artifact, StageResult
@@ -154,6 +155,24 @@ def spread_words(outputs: list[np.ndarray], cases: Cases) -> str:
     if found.undecided is None:
         return said
     return f"{said}, {found.undecided:.2%} of the decisions on validation are not the same with all of them"
+
+
+def left_alone(
+    artifact: Artifact, target: Path, notes: tuple[str, ...], curves: tuple[Curve, ...] = ()
+) -> StageResult:
+    """The result of a stage that found nothing better than what it was given.
+
+    Args:
+        artifact: What it was given.
+        target: Gets a copy of the file.
+        notes: Why.
+        curves: Of a training that came to nothing.
+    """
+    shutil.copyfile(artifact.file, target)
+    details = StageDetails(notes=notes, curves=curves)
+    return StageResult(
+        module=artifact.module, quantized=target, precision=artifact.precision, details=details
+    )
 
 
 def write(model: Any, target: Path) -> None:

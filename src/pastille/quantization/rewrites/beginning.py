@@ -13,6 +13,7 @@ from pastille.quantization.rewrites.silu import silus
 _SILU: Final = 16  # per number: it is dequantized before and quantized after
 _GATE: Final = 16  # per number that is multiplied by its channel's gate: the int8 kernel is the slower one
 _CROSSING: Final = 20  # per number: it is quantized and laid out anew where int8 begins
+_PRODUCTS: Final = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 def beginning(graph: Any) -> frozenset[str]:
@@ -30,7 +31,7 @@ def beginning(graph: Any) -> frozenset[str]:
     """
     sizes = _sizes(graph)
     activations = {silu.product.output[0] for silu in silus(graph)}
-    known = all(sizes.get(node.output[0]) for node in graph.node if node.op_type == "Conv")
+    known = all(sizes[node.output[0]] for node in graph.node if node.op_type in _PRODUCTS)
     if not activations or not known:
         return frozenset()
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -58,9 +59,15 @@ def _gain(
         return -_SILU * made
     if node.op_type == "Mul":
         return -_GATE * made * (len({sizes.get(name, made) for name in node.input}) > 1)
-    shape = weights.get(node.input[1], ()) if node.op_type == "Conv" else ()
-    depthwise = len(shape) < 2 or shape[1] == 1
-    return 0 if depthwise else made * int(np.prod(shape[1:]))
+    shape = weights.get(node.input[1], ()) if node.op_type in _PRODUCTS else ()
+    depthwise = node.op_type == "Conv" and shape[1:2] == (1,)
+    return 0 if depthwise else made * _depth(node, shape)
+
+
+def _depth(node: Any, shape: tuple[int, ...]) -> int:
+    """Multiply-adds per number that is made; none of a product of two computed tensors."""
+    across = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
+    return int(np.prod(shape[1:] if across else shape[-2:-1])) if shape else 0
 
 
 def _crossing(graph: Any, sizes: Mapping[str, int]) -> np.ndarray:
