@@ -10,7 +10,7 @@ import yaml
 
 from pastille import policy
 from pastille.cli.app import app
-from pastille.recipe import parse_recipe
+from pastille.recipe import METHODS, parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -21,11 +21,31 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_recipe_is_one_that_runs() -> None:
-    (text,) = blocks("yaml")
-    recipe = parse_recipe(yaml.safe_load(text))
+    recipe = parse_recipe(yaml.safe_load(blocks("yaml")[0]))
     policy.check(recipe)
     assert recipe.requirements.max_size == 5e6
     assert policy.limits(recipe) == {"accuracy": 0.02, "sensitivity": 0.01}
+
+
+def test_the_ways_to_quantize_are_stages() -> None:
+    (text,) = blocks("yaml")[1:]
+    steps = yaml.safe_load(text)
+    asked = yaml.safe_load(blocks("yaml")[0])
+    for step in steps:
+        policy.check(parse_recipe({**asked, "requirements": {"risk": "low"}, "plan": [step]}))
+    methods = {step["quantize"].get("method", "ptq") for step in steps}
+    assert methods == {"ptq", "qat", "auto", "mixed", "int4"}
+
+
+def test_the_table_of_methods_is_complete_and_permits_what_the_policy_permits() -> None:
+    page = (ROOT / "docs" / "explain" / "quantization.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert set(METHODS) <= named
+    assert policy.TIERS["critical"].quantization == ("qat",)
+    for risk in ("high", "medium"):
+        assert set(METHODS) - set(policy.TIERS[risk].quantization) == {"int4"}
+    assert set(policy.TIERS["low"].quantization) == set(METHODS)
 
 
 def test_the_data_callable_works() -> None:

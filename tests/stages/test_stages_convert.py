@@ -87,6 +87,22 @@ def test_nothing_to_convert(tmp_path: Path) -> None:
         run(artifact, task, tmp_path, method="dynamic")
 
 
+@pytest.mark.parametrize("rounding", ["rtn", "gptq"])
+def test_a_model_of_convolutions_alone_has_no_blocks(rounding: str, tmp_path: Path) -> None:
+    class Convolution(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Conv2d(1, 3, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.last(x).flatten(1)
+            return out
+
+    artifact, task = given(tmp_path, Convolution())
+    with pytest.raises(PreconditionError, match="no linear layer with a constant weight to convert"):
+        run(artifact, task, tmp_path, method="int4", rounding=rounding, samples=32)
+
+
 def test_a_mask_that_is_no_input(tmp_path: Path) -> None:
     artifact, task = given(tmp_path)
     with pytest.raises(PreconditionError, match=r"quantize.mask must be one of the inputs input, got 'mask'"):

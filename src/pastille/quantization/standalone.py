@@ -154,7 +154,13 @@ def _in_int8(
     else:
         quantized = quantized_by(graph, lambda: fit, choice)
     data = quantized.SerializeToString(deterministic=True)
-    produce_atomic(target, lambda draft: _write_checked(draft, data, source.name))
+
+    def produce(draft: Path) -> None:
+        draft.write_bytes(data)
+        if settings.scheme != "tensorrt":  # of such a file, the kernels of this machine say nothing
+            _require_int8(draft, source.name)
+
+    produce_atomic(target, produce)
     return Quantized(
         method=settings.method,
         made_by=choice.words,
@@ -287,10 +293,8 @@ def _require_finite(name: str, array: np.ndarray, rows: np.ndarray) -> None:
         )
 
 
-def _write_checked(draft: Path, data: bytes, name: str) -> None:
-    """Write the file, and refuse it if nothing of it runs in int8."""
-    draft.write_bytes(data)
-    if not optimized_operators(draft).int8:
+def _require_int8(file: Path, name: str) -> None:
+    if not optimized_operators(file).int8:
         raise PreconditionError(
             f"nothing in {name} would run in int8: there is no operator with an int8 kernel, apart from one "
             "that answers, which stays float; take another --method"

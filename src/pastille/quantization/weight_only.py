@@ -75,7 +75,7 @@ def quantize_weights(
     grid = _Grid(bits=bits, block_size=block_size, symmetric=symmetric)
     weights = (
         _rounded(found.layers, grid)
-        if calibration is None
+        if calibration is None or not found.layers  # what there is to say of none, `convert` says
         else _solved(found.layers, grid, model, calibration, mask)
     )
     how = f"MatMulNBits, {bits} bits, blocks of {block_size}, {method}"

@@ -75,7 +75,7 @@ class MixedStage:
         )
         write(found.model, target)
         operators = operators_of(target)
-        if not operators["int8_operators"]:
+        if not operators["int8_operators"] and settings.scheme != "tensorrt":
             return left_alone(artifact, target, (_NOTHING_GAINED, *_words(found)))
         details = StageDetails(
             calibration_samples=len(drawn.rows),
@@ -88,7 +88,7 @@ class MixedStage:
     def ensures(self, before: Artifact, result: StageResult) -> None:
         """A file in which something runs in int8, or the float one as it was."""
         if result.precision == "int8":
-            require_int8(result)
+            require_int8(result, self.settings.scheme)
 
 
 def _held(drawn: Sample) -> Sample:

@@ -118,7 +118,7 @@ class QatStage:
     def ensures(self, before: Artifact, result: StageResult) -> None:
         """A file in which something runs in int8, and a module of the same architecture."""
         if result.precision == "int8":
-            require_int8(result)
+            require_int8(result, self.settings.scheme)
         if _shapes(before.module) != _shapes(result.module):
             raise StageError("stage 'quantize' must not change the architecture")
 

@@ -18,7 +18,7 @@ from pastille.quantization.coverage import coverage, ranges_of, spread
 from pastille.quantization.ranges import observer
 from pastille.quantization.recovery import Choice, Recovery, choice_of, prepared, quantized_by, recovered
 from pastille.quantization.recovery.auto import float_side
-from pastille.recipe import Quantize
+from pastille.recipe import Quantize, Scheme
 from pastille.record import Curve, StageDetails
 from pastille.runtime import optimized_operators
 from pastille.stages.calibration import Sample, others, sample
@@ -66,7 +66,7 @@ class QuantizeStage:
 
     def ensures(self, before: Artifact, result: StageResult) -> None:
         """A file in which something runs in int8."""
-        require_int8(result)
+        require_int8(result, self.settings.scheme)
 
     def _spread(
         self, graph: Any, task: Task, choice: Choice, target: Path, progress: Progress
@@ -187,13 +187,13 @@ def operators_of(file: Path) -> dict[str, Any]:
     return {"int8_operators": found.int8, "float_operators": found.floating}
 
 
-def require_int8(result: StageResult) -> None:
-    """Make sure that something runs in int8.
+def require_int8(result: StageResult, scheme: Scheme) -> None:
+    """Make sure that something runs in int8; of a file for TensorRT, this machine's kernels say nothing.
 
     Raises:
         PreconditionError: Nothing does.
     """
-    if not result.details.int8_operators:
+    if scheme != "tensorrt" and not result.details.int8_operators:
         raise PreconditionError(
             "quantize: no operator of this model has an int8 kernel; leave quantize out of the plan"
         )
