@@ -242,13 +242,17 @@ def _cell(name: str, metrics: Metrics, verdict: Verdict | None) -> MetricCell:
 
 
 def options_line(options: Mapping[str, Any]) -> str:
-    """What a stage was told, in one line; trainings and empty options are left to the recipe.
+    """What a stage was told, in one line, its method first; empty options are left to the recipe.
 
     Example:
         >>> options_line({"criterion": "l1", "sparsity": 0.5, "finetune": {"epochs": 3}, "protect": []})
         'criterion l1, sparsity 0.5, finetune 3 epochs'
+        >>> options_line({"calibration": "minmax", "percentile": 99.99, "method": "ptq"})
+        'method ptq, calibration minmax'
     """
-    words = [_option(str(name), value) for name, value in options.items()]
+    idle = {"percentile"} if options.get("calibration") != "percentile" else set()
+    ordered = sorted(options.items(), key=lambda item: item[0] != "method")
+    words = [_option(str(name), value) for name, value in ordered if name not in idle]
     return text.clean(", ".join(word for word in words if word), 200)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
 from pastille.errors import InferenceError, StageError, UsageError
+from pastille.files import sha256_file
 from pastille.progress import Progress
 from pastille.recipe import (
     AutoCandidate,
     AutoQuantize,
     DynamicQuantize,
+    Goal,
     HalfPrecision,
     MixedQuantize,
     Quantize,
@@ -69,24 +71,15 @@ class AutoStage:
             scratch = folder / name
             scratch.mkdir()
             try:
-                made.append(_measured(name, stage, artifact, seen, scratch, progress))
-                progress.note(f"{name}: {_words(made[-1].tried)}")
+                result = _applied(stage, artifact, task, scratch, progress)
             except (UsageError, InferenceError) as error:
+                shutil.rmtree(scratch)
                 passed_over.append(f"{name} was passed over: {error}")
                 progress.note(passed_over[-1])
-        best = chosen([each.tried for each in made], self.settings.goal)
-        kept = made[best]
-        shutil.copyfile(kept.file, folder / MODEL)
-        for each in made[1:]:
-            shutil.rmtree(each.file.parent)
-        details = replace(
-            kept.details,
-            tried=tuple(replace(each.tried, chosen=i == best) for i, each in enumerate(made)),
-            notes=(*kept.details.notes, *_slower(made), *passed_over),
-        )
-        return StageResult(
-            module=artifact.module, quantized=folder / MODEL, precision=kept.precision, details=details
-        )
+                continue
+            made.append(_measured(name, result, made, seen, progress))
+            progress.note(f"{name}: {_words(made[-1].tried)}")
+        return _kept(artifact, made, self.settings.goal, folder, tuple(passed_over))
 
     def ensures(self, before: Artifact, result: StageResult) -> None:
         """One candidate was chosen, and it passes."""
@@ -127,35 +120,59 @@ def _unchanged(artifact: Artifact) -> _Made:
     return _Made(tried=tried, file=artifact.file, precision=artifact.precision, details=details)
 
 
-def _measured(
-    name: str,
-    stage: _Maker,
-    artifact: Artifact,
-    seen: Looking,
-    folder: Path,
-    progress: Progress,
-) -> _Made:
-    """Make one candidate, ask it validation, and time it against what went in."""
-    stage.requires(artifact, seen.task)
-    result = stage.apply(artifact, seen.task, folder, progress)
+def _applied(stage: _Maker, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
+    stage.requires(artifact, task)
+    result = stage.apply(artifact, task, folder, progress)
     stage.ensures(artifact, result)
+    return result
+
+
+def _measured(
+    name: str, result: StageResult, made: Sequence[_Made], seen: Looking, progress: Progress
+) -> _Made:
+    """Ask one candidate validation and time it against what went in; a file that is known already is not."""
     assert result.quantized is not None
-    look = seen.at(result.quantized)
-    (speedup,) = (
-        seen.speed(result.quantized, share=_TIMING) for _ in progress.track(range(1), what=f"timing {name}")
-    )
-    tried = Tried(
-        name=name,
-        size_bytes=result.quantized.stat().st_size,
-        speedup=speedup,
-        spent=look.spent,
-        passes=look.passes,
-        chosen=False,
-    )
+    digest = sha256_file(result.quantized)
+    twin = next((each for each in made if sha256_file(each.file) == digest), None)
+    if twin is not None:
+        tried = replace(twin.tried, name=name, note=f"the same file as {twin.tried.name}")
+    else:
+        look = seen.at(result.quantized)
+        (speedup,) = (
+            seen.speed(result.quantized, share=_TIMING)
+            for _ in progress.track(range(1), what=f"timing {name}")
+        )
+        tried = Tried(
+            name=name,
+            size_bytes=result.quantized.stat().st_size,
+            speedup=speedup,
+            spent=look.spent,
+            passes=look.passes,
+            chosen=False,
+        )
     return _Made(tried=tried, file=result.quantized, precision=result.precision, details=result.details)
 
 
-def chosen(tried: list[Tried], goal: str) -> int:
+def _kept(
+    artifact: Artifact, made: Sequence[_Made], goal: Goal, folder: Path, passed_over: tuple[str, ...]
+) -> StageResult:
+    """The best candidate under the usual name, with what is known of the others."""
+    best = chosen([each.tried for each in made], goal)
+    kept = made[best]
+    shutil.copyfile(kept.file, folder / MODEL)
+    for each in made[1:]:
+        shutil.rmtree(each.file.parent)
+    details = replace(
+        kept.details,
+        tried=tuple(replace(each.tried, chosen=i == best) for i, each in enumerate(made)),
+        notes=(*kept.details.notes, *_slower(made), *passed_over),
+    )
+    return StageResult(
+        module=artifact.module, quantized=folder / MODEL, precision=kept.precision, details=details
+    )
+
+
+def chosen(tried: Sequence[Tried], goal: Goal) -> int:
     """Which candidate is best for a goal.
 
     Faster counts only where the interval of the ratio says so, so what is not clearly faster than the
@@ -191,7 +208,7 @@ def _words(tried: Tried) -> str:
     return f"{speed}{tried.size_bytes / 1e6:.2f} MB, {spent:.0%} of a limit lost on validation: {verdict}"
 
 
-def _slower(made: list[_Made]) -> Iterator[str]:
+def _slower(made: Sequence[_Made]) -> Iterator[str]:
     for each in made:
         found = each.tried.speedup
         if found is not None and found.interval.high < 1:

@@ -13,7 +13,7 @@ from pastille.quantization.rewrites.silu import silus
 _SILU: Final = 16  # per number: it is dequantized before and quantized after
 _GATE: Final = 16  # per number that is multiplied by its channel's gate: the int8 kernel is the slower one
 _CROSSING: Final = 20  # per number: it is quantized and laid out anew where int8 begins
-_PRODUCTS: Final = frozenset({"Conv"})
+_PRODUCTS: Final = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 def beginning(graph: Any) -> frozenset[str]:
