@@ -220,8 +220,8 @@ def rows(problem: Problem, parts: Sequence[Tested]) -> Iterator[dict[str, object
         if set(pair) <= set(whole.outputs):
             found = [drop(part, *pair) for part in parts]
             for seed, part, each in zip(SEEDS, parts, found, strict=True):
-                yield row(problem, str(seed), part, each, pair) | part.files[pair[0]]
-            yield row(problem, "all", whole, drop(whole, *pair), pair) | over_seeds(found)
+                yield {**row(problem, str(seed), part, each, pair), **part.files[pair[0]]}
+            yield {**row(problem, "all", whole, drop(whole, *pair), pair), **over_seeds(found)}
 
 
 def over_seeds(found: Sequence[Comparison]) -> dict[str, object]:
@@ -314,8 +314,9 @@ def main() -> None:
     asked = arguments()
     torch.set_num_threads(1)
     asked.cache.mkdir(parents=True, exist_ok=True)
-    if asked.nncf is None:
+    if asked.nncf is None or not asked.nncf.is_file():
         print("NNCF is left out: --nncf names no Python that has it (see competitors/quantize_nncf.py)")
+        asked.nncf = None
     found: list[dict[str, object]] = []
     for problem in PROBLEMS:
         if asked.only in (None, problem.name):

@@ -103,9 +103,8 @@ def _ecg_recipe(folder: Path, seed: int, fold: int) -> Recipe:
     arguments = {"folder": str(folder), "seed": seed, "fold": fold}
     task = {"kind": "binary", "model": "accuracy_models.py:signal_resnet", "labels": ["normal", "abnormal"]}
     data = {"source": "accuracy_models.py:ecg_splits", "arguments": arguments}
-    quantize = {"quantize": {}}
     return Recipe.model_validate(
-        {"name": "ecg", "task": task, "data": data, "plan": [quantize], "seed": seed}
+        {"name": "ecg", "task": task, "data": data, "plan": [{"quantize": {}}], "seed": seed}
     )
 
 
@@ -145,7 +144,7 @@ def _train(problem: Problem, recipe: Recipe, weights: Path) -> None:
 
 def signal_resnet() -> nn.Module:
     """A 1-D ResNet that says of twelve leads whether they are normal."""
-    model = networks.SignalResNet()
+    model: nn.Module = networks.SignalResNet()
     model.head = nn.Linear(256, 2)
     return model
 

@@ -53,6 +53,7 @@ NAMES = (
     *("digits-resnet", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0"),
     *("densenet121", "vit_b_16", "bert-base", "ecg", "u-net", "lstm"),
 )
+LINEAR = ("vit_b_16", "bert-base", "lstm")  # where dynamic quantization has something to do
 COMPETITORS = ("nncf", "openvino", "fasterai")
 
 
@@ -123,7 +124,6 @@ def runtime_dynamic(source: Path, target: Path, _samples: np.ndarray) -> None:
 
 METHODS: dict[str, Method] = {
     "pastille": ours,
-    "pastille dynamic": ours_dynamic,
     "onnxruntime default static": runtime_static,
     "onnxruntime U8S8": runtime_u8s8,
     "onnxruntime default dynamic": runtime_dynamic,
@@ -132,7 +132,7 @@ METHODS: dict[str, Method] = {
 
 def methods(subject: Subject, pythons: dict[str, Path]) -> dict[str, Method]:
     """What makes files for ONNX Runtime; those of competitors that are here."""
-    found = dict(METHODS)
+    found = METHODS | ({"pastille dynamic": ours_dynamic} if subject.name in LINEAR else {})
     if "nncf" in pythons:
         found["nncf"] = quantizer(pythons["nncf"], "quantize_nncf")
     if "fasterai" in pythons and subject.name != "digits-resnet":  # whose module is not in `networks`

@@ -82,13 +82,13 @@ def test_a_fixed_batch_is_parted_by_batches() -> None:
 
 def test_too_few_cases_to_hold_any_out() -> None:
     model, fit, _, _ = planted("outliers")
-    with pytest.raises(CalibrationError, match="at least 4 cases"):
+    with pytest.raises(CalibrationError, match="no cases to compare on"):
         recovered(model, lambda: [{"input": fit["input"][:3]}], Choice())
 
 
 def test_answers_that_are_not_finite_are_named() -> None:
     model, fit, _, _ = planted("outliers")
-    with pytest.raises(CalibrationError, match="'output' takes NaN"):
+    with pytest.raises(CalibrationError, match="'output' of the model takes NaN"):
         answers(model, lambda: [{"input": np.full_like(fit["input"][:4], np.nan)}])
 
 

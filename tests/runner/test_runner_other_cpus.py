@@ -102,8 +102,9 @@ def test_what_saturates_there_is_found_and_what_does_not_is_not(tmp_path: Path) 
 
 @needs_qemu
 def test_a_spent_budget_leaves_at_least_one_case(tmp_path: Path) -> None:
-    found, _ = validated({"int8": candidate(tmp_path, 64)}, task("sse4"), PROGRESS, seconds=0.0)
+    found, failed = validated({"int8": candidate(tmp_path, 64)}, task("sse4"), PROGRESS, seconds=0.0)
     assert [v.cases for v in found["int8"]] == [40, 1]
+    assert failed == ("int8 is not validated on sse4: 1 cases took 0 s",)
 
 
 @needs_qemu
@@ -132,6 +133,8 @@ def test_a_cpu_that_fails_at_the_end_of_a_run_costs_the_run_nothing(
     found, failed = validated({"int8": candidate(tmp_path, 64)}, task("avx2"), PROGRESS)
     assert [v.isa for v in found["int8"]] == ["avx512-vnni"]
     assert failed == ("int8 is not validated on avx2: isa avx2: killed by signal 9",)
+    assert portable("int8", "it is faster", found, failed) == ("fp32", failed[0])
+    assert portable("fp32", "why", found, failed) == ("fp32", "why")
     said = noted(Verdict(status=Status.APPROVED, reason="passes", checks=(), split="test"), found, failed)
     assert said.notes == failed
 

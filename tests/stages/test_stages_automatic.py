@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stages_task import Net, Notes, exported_artifact_of, task_of
 from torch import nn
 
 from pastille.devices import this_machine
+from pastille.errors import PreconditionError
 from pastille.recipe import AutoQuantize, Goal, MixedQuantize, Train
 from pastille.record import Tried
 from pastille.stages import Artifact, StageResult, run_stage
@@ -35,6 +37,7 @@ FP32 = Tried(name="fp32", size_bytes=400, speedup=None, spent=0.0, passes=True, 
 @pytest.mark.parametrize(
     ("others", "goal", "best"),
     [
+        ([tried("int8", 1.9, 2.1, 100, passes=False)], "smallest", 0),
         ([tried("int8", 1.9, 2.1, 100)], "fastest", 1),
         ([tried("int8", 0.7, 0.8, 100)], "fastest", 0),  # never slower
         ([tried("int8", 0.9, 1.2, 100)], "fastest", 1),  # equally fast, and smaller
@@ -93,7 +96,7 @@ def test_what_the_model_cannot_have_is_passed_over_and_said(tmp_path: Path) -> N
             return out
 
     artifact, task = given(tmp_path, Convolutions())
-    result, _ = run(artifact, task, tmp_path, candidates=["fp32", "dynamic"])
+    result, _ = run(artifact, task, tmp_path, candidates=["dynamic"])
     assert [each.name for each in result.details.tried] == ["fp32"]
     assert any("dynamic was passed over: " in note for note in result.details.notes)
     assert result.quantized is not None
@@ -134,3 +137,25 @@ def test_mixed_leaves_the_file_where_no_layer_is_better_in_int8(tmp_path: Path) 
     assert result.quantized is not None
     assert result.quantized.read_bytes() == artifact.file.read_bytes()
     assert "no layer of this model is better in int8" in result.details.notes[0]
+
+
+def test_a_candidate_that_cannot_meet_what_is_asked_is_not_chosen(tmp_path: Path) -> None:
+    artifact, task = given(tmp_path, Net(width=16))
+    size = artifact.file.stat().st_size
+    requirements = task.recipe.requirements.model_copy(update={"max_size": 0.6 * size})
+    task = replace(task, recipe=task.recipe.model_copy(update={"requirements": requirements}))
+    result, _ = run(artifact, task, tmp_path, candidates=["int8", "bf16"])
+    rows = {each.name: each for each in result.details.tried}
+    assert rows["fp32"].note == "larger than max_size"
+    assert not rows["fp32"].passes
+    assert not rows["fp32"].chosen
+
+
+def test_a_candidate_that_fails_when_it_is_asked_is_passed_over(tmp_path: Path) -> None:
+    artifact, task = given(tmp_path, Net(width=16))
+    result, _ = run(artifact, task, tmp_path, candidates=["bf16", "int8"], keep_float=["node_nowhere"])
+    assert [each.name for each in result.details.tried] == ["fp32", "bf16"]
+    assert any("int8 was passed over: " in note and "nowhere" in note for note in result.details.notes)
+    (tmp_path / "stage").rename(tmp_path / "first")
+    with pytest.raises(PreconditionError, match=r"no layer 'conf1'; closest: conv1"):
+        run(artifact, task, tmp_path, keep_float=["conf1"])

@@ -19,7 +19,7 @@ from pastille.quantization.conversion import float_model
 from pastille.recipe import Quantize, Train
 from pastille.stages import Artifact, StageResult, run_stage
 from pastille.stages.calibration import others, sample
-from pastille.stages.looking import MARGIN, looking
+from pastille.stages.looking import MARGIN, _share, looking
 from pastille.stages.quantize import QuantizeStage
 from pastille.task import Task
 from pastille.train import fit
@@ -84,7 +84,7 @@ class TestRecovery:
         model = trained(task, epochs=8)
         model.unbalance()  # type: ignore[operator]
         artifact = exported_artifact_of(model, task, tmp_path)
-        seen = looking(artifact.file, task, Notes())
+        seen = looking(artifact, task, Notes())
         plain, mended = (
             run(artifact, task, tmp_path, recover=recover, draws=1) for recover in ("none", "auto")
         )
@@ -175,16 +175,37 @@ def test_a_file_that_is_quantized_already(tmp_path: Path) -> None:
 def test_a_look_spends_what_a_limit_allows(tmp_path: Path) -> None:
     """Random answers lose all that a limit allows many times over; the file itself loses nothing."""
     artifact, task = given(tmp_path)
-    seen = looking(artifact.file, task, Notes())
+    seen = looking(artifact, task, Notes())
     same = seen.at(artifact.file)
-    assert (same.spent, same.rejected, same.passes) == (0.0, False, True)
+    assert (same.spent, same.rejected, seen.passes(same)) == (0.0, False, True)
     torch.manual_seed(1)
     (tmp_path / "random").mkdir()
     random = exported_artifact_of(Net(width=16).eval(), task, tmp_path / "random")
     other = seen.at(random.file)
     assert other.rejected
-    assert not other.passes
+    assert not seen.passes(other)
+    assert seen.loses(other)
     drop = (np.argmax(seen.before, 1) == task.cases["validation"].targets).mean() - (
         np.argmax(other.outputs, 1) == task.cases["validation"].targets
     ).mean()
     assert other.spent == pytest.approx(drop / 0.05)  # risk low: five points
+
+
+def test_what_earlier_stages_lost_counts(tmp_path: Path) -> None:
+    """A file that an earlier stage made worse leaves no room: nothing may lose more than it did."""
+    artifact, task = given(tmp_path)
+    torch.manual_seed(1)
+    (tmp_path / "random").mkdir()
+    worse = exported_artifact_of(Net(width=16).eval(), task, tmp_path / "random")
+    seen = looking(replace(worse, baseline=artifact.file), task, Notes())
+    assert seen.start.spent > MARGIN
+    assert not seen.loses(seen.at(worse.file))  # all of it was lost before
+    assert not seen.passes(seen.start)  # and it is rejected already
+    assert seen.passes(seen.at(artifact.file))
+
+
+@pytest.mark.parametrize(
+    ("drop", "limit", "spent"), [(0.01, 0.02, 0.5), (0.002, 0.0, np.inf), (0.0, 0.0, 0.0)]
+)
+def test_a_limit_of_nothing_is_spent_by_anything(drop: float, limit: float, spent: float) -> None:
+    assert _share(drop, limit) == spent

@@ -90,15 +90,18 @@ def _settings(asked: Mapping[str, Any], overrides: Sequence[str]) -> Quantize | 
         given["recover"] = names[0] if names[0] in ("auto", "none") and len(names) == 1 else names
     if str(given.get("weight_bits", "")).isdigit():
         given["weight_bits"] = int(given["weight_bits"])
+    if given["method"] in ("qat", "mixed", "auto"):
+        raise UsageError(
+            f"--method {given['method']} must be judged by labels: write a recipe and use pastille run; a "
+            "bare file takes ptq, dynamic, int4, int8-weights, fp16 or bf16"
+        )
+    if any(text.startswith("draws=") for text in overrides):
+        raise UsageError("--set draws compares decisions on validation: write a recipe and use pastille run")
     try:
         found = parse_quantization(given, overrides)
     except RecipeError as error:
         raise UsageError("; ".join(_option(text, asked) for text in str(error).split("; "))) from None
-    if not isinstance(found, Quantize | DynamicQuantize | WeightQuantize | HalfPrecision):
-        raise UsageError(
-            f"--method {found.method} must be judged by labels: write a recipe and use pastille run; a bare "
-            "file takes ptq, dynamic, int4, int8-weights, fp16 or bf16"
-        )
+    assert isinstance(found, Quantize | DynamicQuantize | WeightQuantize | HalfPrecision)
     return found
 
 

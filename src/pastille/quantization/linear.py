@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ def linear_layers(model: Any, *, keep_float: Sequence[str] = (), others: Sequenc
 
     Args:
         model: An ``onnx.ModelProto``.
-        keep_float: Layers to leave: names of nodes, of their weights or outputs, ``"first"``, ``"last"``.
+        keep_float: Layers to leave: names of modules, nodes, weights or outputs (* matches any), ``"first"``,
+            ``"last"``.
         others: Names of layers of another kind, which ``keep_float`` may hold too.
 
     Raises:
@@ -172,11 +174,18 @@ def _kept(layers: Sequence[Linear], names: Iterable[str], *, float_anyway: set[s
     for name in names:
         if name in float_anyway:
             continue
-        chosen = ends.get(name) or [x for x in layers if name in {x.name, x.weight_name, x.output, *x.nodes}]
+        chosen = ends.get(name) or [layer for layer in layers if _is_called(layer, name)]
         if not chosen:
             raise _unknown(name, [*(x.name for x in layers), *float_anyway, *(x.weight_name for x in layers)])
         kept |= {layer.name for layer in chosen}
     return kept
+
+
+def _is_called(layer: Linear, name: str) -> bool:
+    """By its node, weight or output, or by its module in PyTorch or one around that; * matches any."""
+    module = layer.weight_name.removeprefix("model.").rpartition(".")[0]
+    known = {layer.name, layer.weight_name, layer.output, *layer.nodes, module}
+    return any(fnmatchcase(each, name) or fnmatchcase(each, f"{name}.*") for each in known if each)
 
 
 def _unknown(name: str, known: Sequence[str]) -> PreconditionError:

@@ -22,6 +22,7 @@ Times = tuple[Mapping[str, float], Mapping[str, float]]  # of all in int8, and o
 _NOTHING: Final = 0.002  # of the time of a call: below it no section is worth a try
 _PATIENCE: Final = 8  # trials for speed in a row that bring nothing
 _LOST: Final = 0.001  # of the time of a call: what leaving a layer in float costs at least
+_SAME_SPEED: Final = 0.01  # ratios this near to 1 are not told from it
 _BYTES: Final = 3  # that a weight in float has more than one in int8
 _INT8: Final = "int8 is accurate enough here"
 
@@ -65,7 +66,7 @@ class LayerChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
+class Trial:
     """One thing that was tried: some nodes in float, and what that brought."""
 
     what: str
@@ -92,7 +93,7 @@ class Mixed:
     layers: tuple[LayerChoice, ...]
     speedup: Speedup | None
     passes: bool
-    trials: tuple[Tried, ...]
+    trials: tuple[Trial, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ class _State:
     model: Any
     kept: Nodes
     passes: bool
-    trials: tuple[Tried, ...] = ()
+    trials: tuple[Trial, ...] = ()
 
 
 def search_mixed(
@@ -196,7 +197,7 @@ def _faster(
     if state.kept == start.kept:
         return state
     whole = means.speed(start.model, state.model)
-    last = Tried(what="all of these", speedup=whole, passes=None, kept=_is_faster(whole))
+    last = Trial(what="all of these", speedup=whole, passes=None, kept=_is_faster(whole))
     state = replace(state, trials=(*state.trials, last))
     return state if last.kept else replace(start, trials=state.trials)
 
@@ -248,14 +249,15 @@ def _timed(state: _State, nodes: Nodes, means: Means, what: str) -> tuple[_State
     candidate = means.quantize(state.kept | nodes)
     speedup = means.speed(state.model, candidate)
     kept = _is_faster(speedup)
-    trials = (*state.trials, Tried(what=what, speedup=speedup, passes=None, kept=kept))
+    trials = (*state.trials, Trial(what=what, speedup=speedup, passes=None, kept=kept))
     if not kept:
         return replace(state, trials=trials), False
     return replace(state, model=candidate, kept=state.kept | nodes, trials=trials), True
 
 
 def _is_faster(found: Speedup) -> bool:
-    return found.interval.low > 1
+    """Beyond the noise of the comparison, and beyond what the place of a session in memory alone may do."""
+    return found.interval.low > 1 and found.ratio > 1 + _SAME_SPEED
 
 
 def _words(nodes: Nodes, model: Any) -> str:
@@ -270,7 +272,7 @@ def _accurate(
     if means.passes(state.model):
         return replace(state, passes=True), {}
     if not means.passes(model):
-        impossible = Tried(what="everything in float", speedup=None, passes=False, kept=False)
+        impossible = Trial(what="everything in float", speedup=None, passes=False, kept=False)
         return replace(state, trials=(*state.trials, impossible)), {}
     int8 = [layer for layer in layers(model) if not state.kept.issuperset(layer.nodes)]
     gains = gains_db(model, state.model, held, int8, progress=progress)
@@ -300,7 +302,7 @@ def _until_it_passes(
         too_few = count
     if best is None:  # something between the layers needs float as well
         every = frozenset(node.name for node in model.graph.node)
-        whole = Tried(what="everything in float", speedup=None, passes=True, kept=True)
+        whole = Trial(what="everything in float", speedup=None, passes=True, kept=True)
         return _State(model=model, kept=every, passes=True, trials=(*state.trials, whole)), []
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
@@ -321,7 +323,7 @@ def _with_float(state: _State, group: Sequence[Layer], means: Means) -> _State:
     candidate = means.quantize(kept)
     passes = means.passes(candidate)
     what = f"{_listed(group)} in float"
-    trial = Tried(what=what, speedup=None, passes=passes, kept=passes)
+    trial = Trial(what=what, speedup=None, passes=passes, kept=passes)
     return _State(model=candidate, kept=kept, passes=passes, trials=(*state.trials, trial))
 
 
@@ -335,7 +337,7 @@ def _put_back(
         candidate = means.quantize(kept)
         passes = means.passes(candidate)
         what = f"{_listed(group)} back in int8"
-        trials = (*state.trials, Tried(what=what, speedup=None, passes=passes, kept=passes))
+        trials = (*state.trials, Trial(what=what, speedup=None, passes=passes, kept=passes))
         if passes:
             state = _State(model=candidate, kept=kept, passes=True, trials=trials)
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +22,7 @@ from pastille.quantization.converting import Converting, conversion_words, conve
 from pastille.quantization.coverage import Coverage, coverage, ranges_of
 from pastille.quantization.ranges import observer
 from pastille.quantization.recovery import Choice, Recovery, choice_of, prepared, quantized_by, recovered
-from pastille.quantization.recovery.auto import answers, sqnr_db
+from pastille.quantization.recovery.auto import answers, float_side, sqnr_db
 from pastille.recipe import Quantize, WeightQuantize
 from pastille.runtime import UNKNOWN_DIM, Operators, Session, check_self_contained, load, optimized_operators
 from pastille.values import Kind
@@ -116,14 +118,25 @@ def quantize_file(
     model = readable(source)
     session = load(source)
     check_inputs(session, cases, source.name)
+    if not any(output.dtype == "float32" for output in session.outputs):
+        raise PreconditionError(
+            f"{source.name} has no float output to compare by; export it without what decides, such as ArgMax"
+        )
     samples = settings.samples if isinstance(settings, Quantize | WeightQuantize) else 0
     rows, rest = _parted(cases, samples, kind, seed)
     fit, held = (_read(cases, part, session.fixed_batch, progress) for part in (rows, rest))
     if isinstance(settings, Quantize):
         return _in_int8(source, target, prepared(model), cases, settings, (fit, held, rest), progress)
-    for _ in progress.track(range(1), what=f"converting to {settings.method}"):
-        done = converted(source, target, settings, (lambda: fit) if is_solved(settings) else None)
-    before, after = (answers(onnx.load(file), lambda: held) for file in (source, target))
+    calibration = (lambda: fit) if is_solved(settings) else None
+    with TemporaryDirectory(prefix="pastille-") as folder:
+        draft = Path(folder) / target.name
+        for _ in progress.track(range(1), what=f"converting to {settings.method}"):
+            done = converted(source, draft, settings, calibration)
+        deviation = _deviation(
+            answers(onnx.load(source), lambda: held),
+            answers(onnx.load(draft), lambda: held, what=f"the {settings.method} file"),
+        )
+        produce_atomic(target, lambda place: shutil.copyfile(draft, place))
     return Quantized(
         method=settings.method,
         made_by=conversion_words(done),
@@ -133,7 +146,7 @@ def quantize_file(
         bytes_before=source.stat().st_size,
         bytes_after=target.stat().st_size,
         operators=optimized_operators(target),
-        deviation=_deviation(before, after),
+        deviation=deviation,
     )
 
 
@@ -171,7 +184,7 @@ def _in_int8(
         bytes_after=len(data),
         operators=optimized_operators(target),
         deviation=_deviation(answers(graph, lambda: held), answers(quantized, lambda: held)),
-        coverage=_coverage(graph, quantized, cases, rest, held),
+        coverage=_coverage(float_side(graph, lambda: fit, choice), quantized, cases, rest, held),
     )
 
 

@@ -15,7 +15,7 @@ Calibrator = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
 Technique = Literal["equalization", "smoothquant", "rounding", "bias_correction"]
 Scheme = Literal["auto", "x86", "arm", "tensorrt"]
 Goal = Literal["fastest", "smallest"]
-AutoCandidate = Literal["fp32", "bf16", "int8", "mixed", "dynamic"]
+AutoCandidate = Literal["bf16", "int8", "mixed", "dynamic"]
 
 
 class StaticRanges(Section):
@@ -23,7 +23,7 @@ class StaticRanges(Section):
 
     calibration: Calibrator = "minmax"
     percentile: float = Field(99.99, gt=50, le=100, description="of the calibration of that name")
-    samples: int = Field(256, ge=1, description="taken from train, balanced over label and stratum")
+    samples: int = Field(256, ge=16, description="taken from train, balanced over label and stratum")
     weight_bits: Literal[7, 8, "auto"] = Field(
         7,
         description="7 cannot saturate on x86 without VNNI and costs no speed; auto: 8, with a coarser step "
@@ -38,6 +38,14 @@ class StaticRanges(Section):
         default_factory=list,
         description="layers that stay float, by name (* matches any), or first and last",
     )
+
+
+def _require_this_machine(section: StaticRanges) -> None:
+    if section.scheme != "auto":
+        raise ValueError(
+            f"measures on this machine, so it takes scheme 'auto' alone, got {section.scheme!r}; for another "
+            "one use method: ptq, or run it there"
+        )
 
 
 class Quantize(StaticRanges):
@@ -84,6 +92,11 @@ class MixedQuantize(StaticRanges):
     method: Literal["mixed"]
     goal: Goal = "fastest"
 
+    @model_validator(mode="after")
+    def _is_timed_here(self) -> MixedQuantize:
+        _require_this_machine(self)
+        return self
+
 
 class AutoQuantize(StaticRanges):
     """Make several files, measure each on this machine, and keep the best that passes on validation."""
@@ -91,10 +104,18 @@ class AutoQuantize(StaticRanges):
     method: Literal["auto"]
     goal: Goal = "fastest"
     candidates: list[AutoCandidate] = Field(
-        ["fp32", "bf16", "int8", "mixed", "dynamic"],
+        ["bf16", "int8", "mixed", "dynamic"],
         min_length=1,
-        description="what is tried; what this machine or model cannot have is passed over and said",
+        description="what is tried beside the float file, which may always win; what this machine or model "
+        "cannot have is passed over and said",
     )
+
+    @model_validator(mode="after")
+    def _is_timed_here_and_once(self) -> AutoQuantize:
+        _require_this_machine(self)
+        if len(set(self.candidates)) < len(self.candidates):
+            raise ValueError(f"needs candidates that differ from each other, got {self.candidates}")
+        return self
 
 
 class DynamicQuantize(Section):
@@ -123,7 +144,7 @@ class WeightQuantize(Section):
     embeddings: bool = Field(False, description="also store tables of embeddings in 8 bits")
     keep_float: list[str] = Field(default_factory=list, description="layers that stay float, by name")
     mask: str | None = Field(None, description="input that is 0 where a token is padding, left out of gptq")
-    samples: int = Field(128, ge=1, description="taken from train for gptq")
+    samples: int = Field(128, ge=16, description="taken from train for gptq")
 
 
 class HalfPrecision(Section):

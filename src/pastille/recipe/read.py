@@ -93,7 +93,7 @@ def parse_quantization(asked: Mapping[str, Any], overrides: Sequence[str] = ()) 
     except ValidationError as error:
         # As it would stand in a recipe, so that the keys are found; the user wrote no plan.
         problems = [_explain({**e, "loc": ("plan", "0", "quantize", *e["loc"])}) for e in _errors(error)]
-        said = "; ".join(dict.fromkeys(problems)).replace("plan.0.quantize.", "")
+        said = re.sub(r"plan\.0\.quantize[. ]", "", "; ".join(dict.fromkeys(problems)))
         raise RecipeError(said, key="quantize") from None
     return step.quantize
 
@@ -214,17 +214,7 @@ def _explain(error: Any) -> str:
     path = _path(error["loc"])
     where = ".".join(path) or "recipe"
     if error["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        method = str(error["loc"][-2]) if len(error["loc"]) > 1 else ""
-        if path[-2:-1] == ["quantize"] and method in SECTION_OF:
-            if path[-1] in known:
-                return (
-                    f"unknown key {where!r} with method {method!r}; it belongs to {_methods_with(path[-1])}"
-                )
-            known = sorted(SECTION_OF[method].model_fields)
-        close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(sorted(known))}"
-        return f"unknown key {where!r}; {hint}"
+        return f"unknown key {where!r}{_instead(path, error['loc'])}"
     if error["type"] == "missing":
         return f"{where} is missing"
     if error["type"] == "union_tag_invalid":
@@ -249,9 +239,20 @@ def _explain(error: Any) -> str:
     return f"{lead}{message}{shown}"
 
 
-def _methods_with(key: str) -> str:
-    """The methods of quantization that have a key."""
-    return " and ".join(repr(name) for name, section in SECTION_OF.items() if key in section.model_fields)
+def _instead(path: Sequence[str], location: Sequence[int | str]) -> str:
+    """What to write in place of an unknown key."""
+    key, known = path[-1], _known_keys(path[:-1])
+    method = str(location[-2]) if len(location) > 1 else ""
+    if path[-2:-1] == ["quantize"] and method in SECTION_OF:
+        if key in known:
+            owners = [_BOTH.get(name, name) for name, own in SECTION_OF.items() if key in own.model_fields]
+            return f" with method {_BOTH.get(method, method)}; it belongs to {', '.join(owners)}"
+        known = sorted(SECTION_OF[method].model_fields)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(sorted(known))}"
+
+
+_BOTH = {"int4": "int4 or int8-weights", "fp16": "fp16 or bf16"}  # methods that share a section
 
 
 def _known_keys(path: Sequence[str]) -> list[str]:

@@ -65,7 +65,7 @@ def judge_on_test(
     found, failed = validated(_variants(kept, baseline), task, progress)
     said = noted(said, found, failed)
     selected, reason = select(said, kept.profile, baseline.profile, speedups, task)
-    selected, reason = portable(selected, reason, found)
+    selected, reason = portable(selected, reason, found, failed)
     confidence = task.recipe.requirements.confidence
     event = FinalJudged(
         candidate=kept.profile.name,

@@ -10,6 +10,7 @@ from typing import Final, cast
 import numpy as np
 
 from pastille.bundle import VariantName
+from pastille.bundle.golden import DECIDING
 from pastille.data.split import collate
 from pastille.elsewhere import CaseFile, decider, replay_on
 from pastille.errors import InferenceError
@@ -23,6 +24,7 @@ from pastille.values import Validation, Verdict
 
 CASES: Final = 100
 SECONDS: Final = 120.0  # of answering, per file and CPU; at least one case is asked
+ENOUGH: Final = 20  # cases: fewer validate nothing
 # Share of decisions that must be those of this machine. ARM's kernels round ties otherwise, also in fp32.
 LEAST: Final[Mapping[str, float]] = MappingProxyType({"avx2": 1.0, "sse4": 1.0, "aarch64": 0.99})
 
@@ -54,7 +56,10 @@ def validated(
     failed = []
     for name, isa in progress.track(asked, what="asking other CPUs"):
         try:
-            found[name].append(_there(candidates[name], task, isa, cases=cases, seconds=seconds))
+            seen = _there(candidates[name], task, isa, cases=cases, seconds=seconds)
+            found[name].append(seen)
+            if seen.cases < min(ENOUGH, cases, len(task.splits.validation.inputs)):
+                failed.append(f"{name} is not validated on {isa}: {seen.cases} cases took {seconds:g} s")
         except InferenceError as error:  # at the end of a run: what was found before must not be lost
             failed.append(f"{name} is not validated on {isa}: {error}")
     return {name: tuple(seen) for name, seen in found.items()}, tuple(failed)
@@ -88,7 +93,7 @@ def _there(candidate: Candidate, task: Task, isa: Isa, *, cases: int, seconds: f
             section.outputs,
             threshold=threshold,
             positive=positive,
-            near=np.asarray(load(file)(batch)[OUTPUT]),
+            near=np.empty(0) if section.kind in DECIDING else np.asarray(load(file)(batch)[OUTPUT]),
             precision=candidate.profile.precision,
         ),
         budget_s=seconds,
@@ -134,15 +139,19 @@ def noted(said: Verdict, found: Validated, failed: tuple[str, ...]) -> Verdict:
     return replace(said, reason="; ".join((said.reason, *notes)), notes=(*said.notes, *notes))
 
 
-def portable(selected: str, reason: str, found: Validated) -> tuple[VariantName, str]:
-    """Select fp32 in place of a variant that decides otherwise on a CPU that was asked for.
+def portable(
+    selected: str, reason: str, found: Validated, failed: tuple[str, ...] = ()
+) -> tuple[VariantName, str]:
+    """Select fp32 in place of a variant that decides otherwise, or was not validated, on a CPU asked for.
 
     Args:
         selected: Variant that was selected on this machine.
         reason: Why.
         found: By `validated`.
+        failed: By `validated`.
     """
-    why = [sentence for name, sentence in differences(found) if name == selected != "fp32"]
+    said = (*differences(found), *((sentence.split(" ", 1)[0], sentence) for sentence in failed))
+    why = [sentence for name, sentence in said if name == selected != "fp32"]
     if why:
         return "fp32", "; ".join(why)
     return cast("VariantName", selected), reason

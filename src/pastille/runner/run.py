@@ -45,6 +45,7 @@ from pastille.runner.final import judge_on_test, seal
 from pastille.runner.journal import Journal, open_run
 from pastille.stages import Artifact, run_stage, stage_for
 from pastille.stages.contract import state_digest
+from pastille.stages.looking import stage_bar
 from pastille.task import Task, load_task
 from pastille.validation import split_summary
 from pastille.values import Status, Verdict
@@ -83,7 +84,8 @@ def run(
 
     Everything is written under ``runs/NAME/STAMP-HASH`` beside the recipe, each file whole or not
     at all. A run that was killed is taken up at the stage it was in, and ends with the same models,
-    golden cases and content digest as one that was not.
+    golden cases and content digest as one that was not; but for ``mixed`` and ``auto``, which choose by times
+    that are measured anew.
 
     Args:
         recipe: What is asked.
@@ -237,7 +239,8 @@ def _stage(
     folder = journal.fresh_folder(f"stages/{index:02d}-{stage.name}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.recipe.seed)
-        result = run_stage(stage, before.artifact, task, folder, progress)
+        given = replace(before.artifact, baseline=baseline.artifact.file)
+        result = run_stage(stage, given, task, folder, progress)
     file, details = result.quantized, result.details
     if file is None:
         file, error = export(result.module, task, folder, progress)
@@ -273,9 +276,8 @@ def _stage(
 
 def judge(candidate: Candidate, baseline: Candidate, task: Task, journal: Journal) -> Verdict:
     """Hold a stage's file against the baseline on validation, and list the cases that changed."""
-    bar = policy.bar(task.recipe)
-    if candidate.profile.name != "calibrate" and "calibrate" in map(step_name, task.recipe.plan):
-        bar = replace(bar, calibration=None)  # what the plan's last stage is there to mend
+    last = candidate.profile.name == "calibrate"
+    bar = policy.bar(task.recipe) if last else stage_bar(task.recipe)
     found = judge_answers(
         baseline.outputs,
         candidate.outputs,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from pastille.data.sampler import calibration_indices
 from pastille.data.split import batches
+from pastille.errors import PreconditionError
 from pastille.progress import SILENT, Progress
 from pastille.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CALIBRATION_BATCH: Final = 32
 
@@ -51,6 +57,28 @@ def sample(task: Task, n: int, *, draw: int = 0, progress: Progress = SILENT) ->
     seed, kind = task.recipe.seed + draw, task.recipe.task.kind
     rows = calibration_indices(task.splits.train, n, seed=seed, kind=kind)
     return Sample(task=task, rows=rows, progress=progress)
+
+
+def require_layers(module: nn.Module, asked: Sequence[str]) -> None:
+    """Find typos in ``keep_float`` before anything is trained; products without a module go by ``node_…``.
+
+    Args:
+        module: As it was brought or came out of an earlier stage.
+        asked: Names of layers, * wildcards, ``first`` and ``last``.
+
+    Raises:
+        PreconditionError: A name is no module's; the closest ones are named.
+    """
+    known = [name for name, _ in module.named_modules() if name]
+    for pattern in asked:
+        fits = any(fnmatchcase(name, pattern) or fnmatchcase(f"{name}.", pattern) for name in known)
+        if not fits and pattern not in ("first", "last") and not pattern.startswith("node"):
+            close = difflib.get_close_matches(pattern, known, n=3)
+            words = f"closest: {', '.join(close)}" if close else f"it has {', '.join(known[:3])}, …"
+            raise PreconditionError(
+                f"quantize.keep_float: the model has no layer {pattern!r}; {words}; name a module, use * as "
+                "a wildcard, or say first or last"
+            )
 
 
 def others(drawn: Sample, n: int) -> Sample:

@@ -26,11 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A model on its way through the plan: the module, and the file exported from it."""
+    """A model on its way through the plan: the module, and the file exported from it.
+
+    Attributes:
+        module: With the weights of the file, unless a stage worked on the file alone.
+        file: What was exported, or made from that.
+        precision: Of the file.
+        baseline: The file of the model as it was brought, which gates compare with; None: ``file`` is it.
+    """
 
     module: nn.Module
     file: Path
-    precision: ModelPrecision = "fp32"  # of the file
+    precision: ModelPrecision = "fp32"
+    baseline: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

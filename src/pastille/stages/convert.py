@@ -10,9 +10,9 @@ from typing import Any, final
 from pastille.errors import PreconditionError, StageError
 from pastille.progress import SILENT, Progress
 from pastille.quantization.converting import Converting, conversion_words, converted, precision_of
-from pastille.recipe import WeightQuantize
+from pastille.recipe import HalfPrecision, WeightQuantize
 from pastille.record import StageDetails
-from pastille.stages.calibration import Sample, sample
+from pastille.stages.calibration import Sample, require_layers, sample
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.quantize import MODEL, operators_of
 from pastille.task import Task
@@ -33,6 +33,8 @@ class ConvertStage:
 
     def requires(self, artifact: Artifact, task: Task) -> None:
         """Enough samples, where layers are solved for."""
+        if not isinstance(self.settings, HalfPrecision):
+            require_layers(artifact.module, self.settings.keep_float)
         _calibration(self.settings, task)
         mask = self.settings.mask if isinstance(self.settings, WeightQuantize) else None
         if mask is not None and mask not in {spec.name for spec in task.inputs}:

@@ -20,7 +20,7 @@ from pastille.quantization.static import with_ranges
 from pastille.quantization.timing import node_times
 from pastille.recipe import MixedQuantize
 from pastille.record import StageDetails
-from pastille.stages.calibration import Sample, others, sample
+from pastille.stages.calibration import Sample, others, require_layers, sample
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.looking import Looking, looking
 from pastille.stages.quantize import MODEL, clipped, left_alone, operators_of, require_int8, write
@@ -49,7 +49,8 @@ class MixedStage:
         return self.settings.model_dump(mode="json")
 
     def requires(self, artifact: Artifact, task: Task) -> None:
-        """Enough samples to calibrate on."""
+        """Layers that are there, and enough samples to calibrate on."""
+        require_layers(artifact.module, self.settings.keep_float)
         sample(task, self.settings.samples)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
@@ -58,8 +59,9 @@ class MixedStage:
         drawn = sample(task, settings.samples, progress=progress)
         graph = prepared(onnx.load(artifact.file, load_external_data=False))
         model = float_side(graph, drawn, choice)
+        asked = kept_float(model, settings.keep_float)
         ranges = estimated(observer(model), drawn, choice.calibration, q=choice.percentile)
-        seen = looking(artifact.file, task, progress)
+        seen = looking(artifact, task, progress)
 
         def quantize(kept: frozenset[str]) -> Any:
             return with_ranges(model, ranges, bits=choice.bits, keep_float=kept, scheme=choice.scheme)
@@ -69,7 +71,7 @@ class MixedStage:
             _held(drawn),
             _means(quantize, seen, folder),
             goal=settings.goal,
-            asked=kept_float(model, settings.keep_float),
+            asked=asked,
             budget_s=_PATIENCE * task.recipe.measure.seconds * _PAIRS,
             progress=progress,
         )
@@ -105,7 +107,7 @@ def _means(quantize: Any, seen: Looking, folder: Path) -> Means:
 
     def passes(model: Any) -> bool:
         write(model, files[0])
-        found = seen.at(files[0]).passes
+        found = seen.passes(seen.at(files[0]))
         files[0].unlink()
         return found
 

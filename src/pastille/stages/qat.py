@@ -23,7 +23,7 @@ from pastille.recipe import QatQuantize
 from pastille.record import StageDetails
 from pastille.references import load_callable
 from pastille.runtime import load
-from pastille.stages.calibration import sample
+from pastille.stages.calibration import require_layers, sample
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.qat_training import train_in_int8
 from pastille.stages.quantize import MODEL, left_alone, operators_of, require_int8
@@ -37,6 +37,7 @@ from pastille.values import Cases
 if TYPE_CHECKING:
     from torch import nn
 
+_NO_BETTER = "no epoch of training in int8 beat quantization alone, whose file this is"
 _UNTRAINED = (
     "no epoch of training in int8 beat quantization alone, whose file this risk tier does not permit: the "
     "float file stays; train longer, or with another learning rate"
@@ -78,6 +79,7 @@ class QatStage:
                 "or use method: ptq"
             )
         self._augment()
+        require_layers(artifact.module, self.settings.keep_float)
         sample(task, self.settings.samples)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
@@ -103,7 +105,12 @@ class QatStage:
         if trained.curve.best_epoch:  # else the file stays what quantization alone made it
             module = finish(prepared, trained.model, module, target, batch)
         write_model(module, task.build(), folder)
-        found = (trained.stopped, _untouched(prepared.left), _disagreement(trained.model, target, task))
+        found = (
+            trained.stopped,
+            "" if trained.curve.best_epoch else _NO_BETTER,
+            _untouched(prepared.left),
+            _disagreement(trained.model, target, task),
+        )
         notes = [note for note in found if note]
         for note in notes:
             progress.note(note)

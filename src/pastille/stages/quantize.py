@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,9 +22,9 @@ from pastille.quantization.recovery.auto import float_side
 from pastille.recipe import Quantize, Scheme
 from pastille.record import Curve, StageDetails
 from pastille.runtime import optimized_operators
-from pastille.stages.calibration import Sample, others, sample
+from pastille.stages.calibration import Sample, others, require_layers, sample
 from pastille.stages.contract import Artifact, StageResult
-from pastille.stages.looking import NEXT_TO_NOTHING, Look, Looking, answers_of, looking
+from pastille.stages.looking import Look, answers_of, looking
 from pastille.stats.decisions import decide
 from pastille.task import Task
 from pastille.values import Cases
@@ -46,7 +47,8 @@ class QuantizeStage:
         return self.settings.model_dump(mode="json")
 
     def requires(self, artifact: Artifact, task: Task) -> None:
-        """Enough samples to calibrate on."""
+        """Layers that are there, and enough samples to calibrate on."""
+        require_layers(artifact.module, self.settings.keep_float)
         sample(task, self.settings.samples)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
@@ -54,7 +56,7 @@ class QuantizeStage:
         graph = prepared(onnx.load(artifact.file, load_external_data=False))
         drawn = sample(task, self.settings.samples, progress=progress)
         target = folder / MODEL
-        choice, notes = _made(graph, drawn, self.settings, artifact.file, target, progress)
+        choice, notes = _made(graph, drawn, self.settings, artifact, target, progress)
         notes += (
             *clipped(graph, drawn, choice, target),
             *self._spread(graph, task, choice, target, progress),
@@ -88,7 +90,7 @@ class QuantizeStage:
 
 
 def _made(
-    graph: Any, drawn: Sample, settings: Quantize, source: Path, target: Path, progress: Progress
+    graph: Any, drawn: Sample, settings: Quantize, artifact: Artifact, target: Path, progress: Progress
 ) -> tuple[Choice, tuple[str, ...]]:
     """Write the int8 file; how it was made, and what was tried, in sentences."""
     choice = choice_of(settings)
@@ -97,28 +99,30 @@ def _made(
         return choice, (f"made by {choice.words}",) if choice.techniques else ()
     plain = quantized_by(graph, drawn, choice)
     write(plain, target)
-    seen: Looking = looking(source, drawn.task, progress)
+    seen = looking(artifact, drawn.task, progress)
     first = seen.at(target)
-    if first.spent <= NEXT_TO_NOTHING and not first.rejected:
+    if not seen.loses(first):
         return choice, ()
     mended, account = recovered(graph, Sample(task=drawn.task, rows=drawn.rows), choice, progress=progress)
     write(mended, target)
     second = seen.at(target)
-    if second.spent > first.spent:
+    if account.choice == choice or second.rank > first.rank:
         write(plain, target)
-        return choice, (_no_gain(account, first, second),)
+        return choice, (_no_gain(account, choice, first, second),)
     return account.choice, (_gain(account, first, second),)
 
 
 def _gain(account: Recovery, first: Look, second: Look) -> str:
     return (
         f"plain quantization lost {_of_limit(first)} on validation, so recovery was tried: made by "
-        f"{account.choice.words}, which brings answers {account.gained_db:.1f} dB nearer to the float "
-        f"model's and loses {_of_limit(second)}"
+        f"{account.choice.words}, which brings answers to the calibration cases that chose it "
+        f"{account.gained_db:.1f} dB nearer to the float model's and loses {_of_limit(second)}"
     )
 
 
-def _no_gain(account: Recovery, first: Look, second: Look) -> str:
+def _no_gain(account: Recovery, choice: Choice, first: Look, second: Look) -> str:
+    if account.choice == choice:
+        return f"plain quantization lost {_of_limit(first)} on validation, and nothing that was tried helps"
     return (
         f"plain quantization lost {_of_limit(first)} on validation; {account.choice.words} lose "
         f"{_of_limit(second)} though {account.gained_db:.1f} dB nearer to the float model, so plain "
@@ -127,7 +131,8 @@ def _no_gain(account: Recovery, first: Look, second: Look) -> str:
 
 
 def _of_limit(look: Look) -> str:
-    return f"{look.spent:.0%} of a limit"
+    broken = ", one of which is broken" if look.rejected else ""
+    return f"{'any' if math.isinf(look.spent) else f'{look.spent:.0%}'} of what limits allow{broken}"
 
 
 def clipped(graph: Any, drawn: Sample, choice: Choice, target: Path) -> tuple[str, ...]:
@@ -137,9 +142,12 @@ def clipped(graph: Any, drawn: Sample, choice: Choice, target: Path) -> tuple[st
     strata, groups = task.splits.train.strata, task.cases["train"].groups
     if not len(rest.rows) or (strata is None and not groups):
         return ()
+    ranges = ranges_of(onnx.load(target))
+    if not ranges:
+        return ()
     found = coverage(
         observer(float_side(graph, Sample(task=task, rows=drawn.rows), choice)),
-        ranges_of(onnx.load(target)),
+        ranges,
         rest,
         strata=None if strata is None else strata[rest.rows],
         groups={name: np.asarray(column)[rest.rows] for name, column in groups.items()},

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import onnx
 
-from pastille.errors import CalibrationError
+from pastille.errors import CalibrationError, PastilleError
 from pastille.progress import SILENT, Progress
 from pastille.quantization.layers import kept_float
 from pastille.quantization.ranges import Batches, Estimator, estimated, observer
@@ -21,6 +21,7 @@ from pastille.quantization.recovery.smoothquant import STRENGTH, smoothed
 from pastille.quantization.rewrites import rewritten
 from pastille.quantization.static import unsaturated, with_ranges
 from pastille.recipe import Quantize, Scheme, StaticRanges, Technique
+from pastille.references import one_line
 
 TECHNIQUES: Final[tuple[Technique, ...]] = ("equalization", "smoothquant", "rounding", "bias_correction")
 
@@ -126,8 +127,8 @@ def quantized_by(model: Any, batches: Batches, choice: Choice) -> Any:
         CalibrationError: There are no batches, or the activations are not finite.
     """
     model = float_side(model, batches, choice)
+    kept = kept_float(model, choice.keep_float)  # before the samples are read: a typo should not take minutes
     ranges = estimated(observer(model), batches, choice.calibration, q=choice.percentile)
-    kept = kept_float(model, choice.keep_float)
     quantized = with_ranges(model, ranges, bits=choice.bits, keep_float=kept, scheme=choice.scheme)
     if "rounding" in choice.techniques:
         # Neighbours that were rounded up together may saturate again.
@@ -234,32 +235,41 @@ def split(model: Any, batches: Batches) -> tuple[Batches, Batches]:
     return lambda: part(False), lambda: part(True)
 
 
-def answers(model: Any, batches: Batches) -> dict[str, np.ndarray]:
+def answers(model: Any, batches: Batches, *, what: str = "the model") -> dict[str, np.ndarray]:
     """What a graph answers to some cases.
 
     Args:
         model: An ``onnx.ModelProto``.
         batches: The cases.
+        what: It is called in an error.
 
     Returns:
         Output name -> ``(N, ...)``, floats only.
 
     Raises:
-        CalibrationError: There are no cases, or an answer is not finite.
+        CalibrationError: There are no cases, it cannot run on them, or an answer is not finite.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs() if o.type == "tensor(float)"]
-    parts = [session.run(names, dict(batch)) for batch in batches()]
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs() if o.type == "tensor(float)"]
+        parts = [session.run(names, dict(batch)) for batch in batches()]
+    except PastilleError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        raise CalibrationError(f"calibration: {what} cannot run on a batch: {one_line(error)}") from error
     if not parts:
-        raise CalibrationError("recovery needs at least 4 cases or batches to hold one out, got fewer")
+        raise CalibrationError("calibration: there are no cases to compare on; bring at least 20")
     found = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
     wrong = next((name for name, array in found.items() if not np.isfinite(array).all()), None)
     if wrong is not None:
-        raise CalibrationError(f"calibration: output {wrong!r} takes NaN or infinity; check the samples")
+        raise CalibrationError(
+            f"calibration: output {wrong!r} of {what} takes NaN or infinity; check the samples, and the "
+            "range that its numbers can hold"
+        )
     return found
 
 
