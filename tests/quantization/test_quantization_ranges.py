@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import parser
 
 from pastille.errors import CalibrationError
@@ -227,3 +229,19 @@ def test_an_unknown_estimator_is_named() -> None:
     wrong: Any = "median"
     with pytest.raises(ValueError, match=r"method must be one of minmax, .*, got 'median'"):
         estimated(observe(), of(samples(8)), wrong)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    ends=st.tuples(st.floats(-1e3, 1e3), st.floats(1e-6, 1e3)),
+    counts=st.lists(st.integers(0, 1000), min_size=8, max_size=64).filter(any),
+)
+@pytest.mark.parametrize("search", [least_divergent, least_squared])
+def test_any_histogram_gives_a_range_within_it(
+    search: Any, ends: tuple[float, float], counts: list[int]
+) -> None:
+    span = (ends[0], ends[0] + ends[1])
+    low, high = search(np.array(counts), span)
+    assert low < high
+    assert span[0] - 1e-9 <= low
+    assert high <= span[1] + 1e-9

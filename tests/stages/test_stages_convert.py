@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,12 @@ def test_a_mask_that_is_no_input(tmp_path: Path) -> None:
 
 def test_too_few_samples_to_solve_with(tmp_path: Path) -> None:
     artifact, task = given(tmp_path)
-    with pytest.raises(CalibrationError, match="at least 16"):
-        run(artifact, task, tmp_path, method="int4", samples=3)
+    few = replace(
+        task.splits.train, inputs=task.splits.train.inputs[:9], targets=task.splits.train.targets[:9]
+    )
+    task = replace(task, splits=replace(task.splits, train=few))
+    with pytest.raises(CalibrationError, match="at least 16 samples, but the split holds 9"):
+        run(artifact, task, tmp_path, method="int4", samples=32)
 
 
 def test_a_convolution_net_keeps_its_convolutions(tmp_path: Path) -> None:

@@ -277,6 +277,7 @@ def least_divergent(counts: np.ndarray, span: Range) -> Range:
 
 def _divergence(counts: np.ndarray, first: int, last: int) -> float:
     """Kullback-Leibler divergence of bins ``first`` to ``last`` in 256 levels from the clipped counts."""
+    first = min(first, len(counts) - 1)  # both ends may lie within the last bin
     inside = counts[first : max(last, first + 1)].astype(float)
     reference = inside.copy()
     reference[0] += counts[:first].sum()
