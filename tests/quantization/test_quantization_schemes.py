@@ -15,7 +15,7 @@ from quantization_nets import Batch, answer, constants, in_batches, quantized, q
 from torch import nn
 
 from pastille.quantization import static
-from pastille.quantization.order import sort_
+from pastille.quantization.nodes import sort_
 from pastille.quantization.recovery.auto import Choice, prepared, quantized_by
 from pastille.quantization.saturation import saturating, saturating_layers
 from pastille.quantization.spans import view

@@ -112,9 +112,8 @@ def test_a_mask_that_is_no_input(tmp_path: Path) -> None:
 
 def test_too_few_samples_to_solve_with(tmp_path: Path) -> None:
     artifact, task = given(tmp_path)
-    few = replace(
-        task.splits.train, inputs=task.splits.train.inputs[:9], targets=task.splits.train.targets[:9]
-    )
+    train = task.splits.train
+    few = replace(train, inputs=np.asarray(train.inputs)[:9], targets=train.targets[:9])
     task = replace(task, splits=replace(task.splits, train=few))
     with pytest.raises(CalibrationError, match="at least 16 samples, but the split holds 9"):
         run(artifact, task, tmp_path, method="int4", samples=32)

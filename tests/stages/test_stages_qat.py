@@ -113,7 +113,8 @@ def test_a_diverging_run_is_stopped_and_the_best_is_kept(tmp_path: Path) -> None
     task = small_task()
     task = task_of(trained_net(task))
     result = run(task, tmp_path, train=Train(epochs=5, learning_rate=300, batch_size=16))
-    (note,) = result.details.notes
+    note, kept = result.details.notes
+    assert kept == "no epoch of training in int8 beat quantization alone, whose file this is"
     assert "training in int8 was stopped in epoch 1" in note
     assert "what quantization gave before it is kept; lower learning_rate" in note
     (curve,) = result.details.curves

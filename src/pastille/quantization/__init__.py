@@ -1,5 +1,5 @@
 """Post-training quantization of an exported file."""
 
-from pastille.quantization.static import quantize_static
+from pastille.quantization.post_training import quantize_static
 
 __all__ = ["quantize_static"]

@@ -14,6 +14,7 @@ from onnx import numpy_helper, version_converter
 
 from pastille.errors import InferenceError, PreconditionError, UsageError
 from pastille.files import produce_atomic
+from pastille.quantization.nodes import bodies, drop_unused_
 from pastille.references import one_line
 from pastille.runtime import check_self_contained, load
 
@@ -305,33 +306,6 @@ def _rename_clashing_(graph: Any, nodes: Mapping[str, Sequence[Any]], tensors: S
 
 def _free(name: str, taken: set[str]) -> str:
     return next(tried for i in range(len(taken) + 1) if (tried := name + "_" * i) not in taken)
-
-
-def drop_unused_(graph: Any) -> None:
-    """Take away, in place, nodes and weights that no output depends on."""
-    makers = {name: node for node in graph.node for name in node.output}
-    used: set[str] = set()
-    pending = [output.name for output in graph.output]
-    while pending:
-        if (name := pending.pop()) not in used:
-            used.add(name)
-            pending += _reads(makers[name]) if name in makers else []
-    nodes = [node for node in graph.node if used.intersection(node.output)]
-    tensors = [t for t in graph.initializer if t.name in used]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensors)
-
-
-def _reads(node: Any) -> list[str]:
-    """What a node reads, in the bodies of its branches too."""
-    inner = [name for body in bodies(node) for n in body.node for name in _reads(n)]
-    return [*node.input, *inner, *(o.name for body in bodies(node) for o in body.output)]
-
-
-def bodies(node: Any) -> list[Any]:
-    """The graphs that a branch or loop holds; they may read what is outside."""
-    return [body for a in node.attribute for body in ([a.g] if a.HasField("g") else list(a.graphs))]
 
 
 def write_loadable(model: Any, target: Path) -> int:

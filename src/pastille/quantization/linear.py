@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from pastille.errors import PreconditionError
-from pastille.quantization.conversion import bodies, constant_values, node_name
+from pastille.quantization.conversion import constant_values, node_name
+from pastille.quantization.nodes import bodies
 
 
 @dataclass(frozen=True, kw_only=True)

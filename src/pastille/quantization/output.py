@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from pastille.quantization.conversion import drop_unused_
+from pastille.quantization.nodes import drop_unused_
 
 # What may stand between the last kernel and the output: it computes on one tensor, and constants.
 _ANSWERING = frozenset(

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import onnx
 
+from pastille.quantization.nodes import drop_unused_
 from pastille.quantization.rewrites.beginning import beginning
-from pastille.quantization.rewrites.edit import drop_unread_
 from pastille.quantization.rewrites.silu import silus
 
 _FLOAT_ANSWERS: Final = frozenset({"Gemm", "MatMul"})  # whose int8 kernels can answer in float
@@ -115,7 +115,7 @@ def answer_in_float_(model: Any) -> None:
     }
     for node in graph.node:
         node.input[:] = [raw.get(name, name) for name in node.input]
-    drop_unread_(graph)
+    drop_unused_(graph)
 
 
 def _quantizer(node: Any, makers: dict[str, Any]) -> Any:

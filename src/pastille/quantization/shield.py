@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pastille.quantization.rewrites.edit import attributes, drop_unread_
+from pastille.quantization.nodes import drop_unused_
+from pastille.quantization.rewrites.edit import attributes
 
 
 def shield_(model: Any, nodes: Collection[str]) -> None:
@@ -38,7 +39,7 @@ def shield_(model: Any, nodes: Collection[str]) -> None:
         shielded.append(node)
     graph.node.clear()
     graph.node.extend(shielded)
-    drop_unread_(graph)
+    drop_unused_(graph)
 
 
 def _width(node: Any, constants: Mapping[str, Any]) -> int:

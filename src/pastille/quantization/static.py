@@ -7,17 +7,13 @@ import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import onnx
 
 from pastille.devices import isa
 from pastille.errors import CalibrationError
-from pastille.files import produce_atomic
-from pastille.quantization.layers import kept_float
-from pastille.quantization.order import sort_
+from pastille.quantization.nodes import sort_
 from pastille.quantization.output import answering_nodes, float_output
 from pastille.quantization.placement import (
     answer_in_float_,
@@ -25,11 +21,10 @@ from pastille.quantization.placement import (
     quantize_before_padding_,
     stays_float,
 )
-from pastille.quantization.ranges import Batches, Range, estimated, observer
+from pastille.quantization.ranges import Range
 from pastille.quantization.repair import repaired, rounded_from
-from pastille.quantization.rewrites import rewritten
 from pastille.quantization.shield import shield_
-from pastille.recipe import Scheme, StaticRanges
+from pastille.recipe import Scheme
 from pastille.references import one_line
 
 WeightBits = Literal[7, 8, "auto"]
@@ -70,39 +65,6 @@ _TARGETS: Final[Mapping[str, _Target]] = {
         },
     ),
 }
-
-
-def quantize_static(source: Path, target: Path, calibration: Batches, settings: StaticRanges) -> None:
-    """Quantize activations to 8 bit and weights to signed 7 or 8 bit per output channel.
-
-    The scheme is what the kernels of the target run fastest; see `with_ranges`. On x86 unsigned activations
-    meet signed weights, and with 8-bit weights a CPU without VNNI adds pairs of products in saturating 16-bit
-    arithmetic and decides differently; with 7 bits no pair can saturate (255 · 2 · 64 < 32768), and VNNI
-    loses no speed.
-    The model's output stays float, so that no two classes tie for want of steps.
-
-    Args:
-        source: A float ONNX file with folded batch norms.
-        target: Written whole or not at all; self-contained.
-        calibration: Gives the calibration batches ``{name: (N, ...)}`` afresh each time.
-        settings: Ranges, bits, scheme.
-
-    Raises:
-        CalibrationError: There are no batches, or the activations are not finite.
-        PreconditionError: ``settings.keep_float`` names no layer.
-        OutputError: The file cannot be written.
-
-    References:
-        Jacob et al., CVPR 2018, arXiv:1712.05877 (affine scheme).
-        Nagel et al., 2021, arXiv:2106.08295 (calibration).
-    """
-    model = onnx.shape_inference.infer_shapes(rewritten(onnx.load(source, load_external_data=False)))
-    observe = observer(model)
-    ranges = estimated(observe, calibration, settings.calibration, q=settings.percentile)
-    kept = kept_float(model, settings.keep_float)
-    quantized = with_ranges(model, ranges, bits=settings.weight_bits, keep_float=kept, scheme=settings.scheme)
-    data = quantized.SerializeToString(deterministic=True)
-    produce_atomic(target, lambda draft: draft.write_bytes(data))
 
 
 def with_ranges(

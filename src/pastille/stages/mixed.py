@@ -13,6 +13,7 @@ from pastille.data.split import batches
 from pastille.progress import Progress
 from pastille.quantization.layers import kept_float
 from pastille.quantization.mixed import Means, Mixed, search_mixed
+from pastille.quantization.post_training import write_graph
 from pastille.quantization.ranges import estimated, observer
 from pastille.quantization.recovery import choice_of, prepared
 from pastille.quantization.recovery.auto import float_side
@@ -23,7 +24,7 @@ from pastille.record import StageDetails
 from pastille.stages.calibration import Sample, others, require_layers, sample
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.looking import Looking, looking
-from pastille.stages.quantize import MODEL, clipped, left_alone, operators_of, require_int8, write
+from pastille.stages.quantize import MODEL, clipped, left_alone, operators_of, require_int8
 from pastille.task import Task
 from pastille.values import Speedup
 
@@ -75,7 +76,7 @@ class MixedStage:
             budget_s=_PATIENCE * task.recipe.measure.seconds * _PAIRS,
             progress=progress,
         )
-        write(found.model, target)
+        write_graph(found.model, target)
         operators = operators_of(target)
         if not operators["int8_operators"] and settings.scheme != "tensorrt":
             return left_alone(artifact, target, (_NOTHING_GAINED, *_words(found)))
@@ -106,14 +107,14 @@ def _means(quantize: Any, seen: Looking, folder: Path) -> Means:
     files = folder / "first.onnx", folder / "second.onnx"
 
     def passes(model: Any) -> bool:
-        write(model, files[0])
+        write_graph(model, files[0])
         found = seen.passes(seen.at(files[0]))
         files[0].unlink()
         return found
 
     def speed(one: Any, other: Any) -> Speedup:
         for model, file in zip((one, other), files, strict=True):
-            write(model, file)
+            write_graph(model, file)
         found = replace(seen, file=files[0]).speed(files[1], share=_PAIRS)
         for file in files:
             file.unlink()

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 
 from pastille.errors import PreconditionError
-from pastille.files import produce_atomic
 from pastille.progress import Progress
 from pastille.quantization.coverage import coverage, ranges_of, spread
+from pastille.quantization.post_training import write_graph
 from pastille.quantization.ranges import observer
 from pastille.quantization.recovery import Choice, Recovery, choice_of, prepared, quantized_by, recovered
 from pastille.quantization.recovery.auto import float_side
@@ -83,7 +83,7 @@ class QuantizeStage:
         scratch = target.with_name("draw.onnx")
         missing = range(len(outputs), settings.draws)
         for draw in progress.track(missing, what="drawing calibration samples"):
-            write(quantized_by(graph, sample(task, settings.samples, draw=draw), quick), scratch)
+            write_graph(quantized_by(graph, sample(task, settings.samples, draw=draw), quick), scratch)
             outputs.append(answers_of(scratch, task))
         scratch.unlink()
         yield spread_words(outputs, task.cases["validation"])
@@ -95,19 +95,19 @@ def _made(
     """Write the int8 file; how it was made, and what was tried, in sentences."""
     choice = choice_of(settings)
     if settings.recover != "auto":
-        write(quantized_by(graph, drawn, choice), target)
+        write_graph(quantized_by(graph, drawn, choice), target)
         return choice, (f"made by {choice.words}",) if choice.techniques else ()
     plain = quantized_by(graph, drawn, choice)
-    write(plain, target)
+    write_graph(plain, target)
     seen = looking(artifact, drawn.task, progress)
     first = seen.at(target)
     if not seen.loses(first):
         return choice, ()
     mended, account = recovered(graph, Sample(task=drawn.task, rows=drawn.rows), choice, progress=progress)
-    write(mended, target)
+    write_graph(mended, target)
     second = seen.at(target)
     if account.choice == choice or second.rank > first.rank:
-        write(plain, target)
+        write_graph(plain, target)
         return choice, (_no_gain(account, choice, first, second),)
     return account.choice, (_gain(account, first, second),)
 
@@ -181,12 +181,6 @@ def left_alone(
     return StageResult(
         module=artifact.module, quantized=target, precision=artifact.precision, details=details
     )
-
-
-def write(model: Any, target: Path) -> None:
-    """Write a graph whole or not at all."""
-    data = model.SerializeToString(deterministic=True)
-    produce_atomic(target, lambda draft: draft.write_bytes(data))
 
 
 def operators_of(file: Path) -> dict[str, Any]:

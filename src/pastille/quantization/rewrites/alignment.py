@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 from onnx import numpy_helper
 
-from pastille.quantization.rewrites.edit import View, attributes, drop_unread_, view_of
+from pastille.quantization.nodes import drop_unused_
+from pastille.quantization.rewrites.edit import View, attributes, view_of
 
 WIDTH: Final = 16
 _ALIKE: Final = frozenset(  # their output has the channels of their input
@@ -57,7 +58,7 @@ def align_(model: Any) -> int:
         _widen_(model.graph, convolution, view, wider)
     if wider:
         del model.graph.value_info[:]
-        drop_unread_(model.graph)
+        drop_unused_(model.graph)
     return len(wider)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from pastille.quantization.nodes import drop_unused_
 from pastille.quantization.output import answering_nodes
 from pastille.quantization.rewrites.beginning import beginning
 from pastille.runtime.subgraphs import subgraphs
@@ -59,7 +60,7 @@ def rewrite_(model: Any, rewrite: Rewrite) -> int:
         del graph.node[:], graph.value_info[:]
         graph.node.extend(nodes)
         graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in tensors.items())
-        drop_unread_(graph)
+        drop_unused_(graph)
     return len(found)
 
 
@@ -96,26 +97,6 @@ def _is_float(value: Any) -> bool:
 
 def _sizes(value: Any) -> tuple[int | None, ...]:
     return tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
-
-
-def drop_unread_(graph: Any) -> None:
-    """Drop constants that nothing reads any more, and nodes that made only what nothing reads.
-
-    Args:
-        graph: An ``onnx.GraphProto``.
-    """
-    while True:
-        parts = (graph, *subgraphs(graph))
-        read = {name for part in parts for node in part.node for name in node.input}
-        read |= {output.name for part in parts for output in part.output}
-        live = [node for node in graph.node if read.intersection(node.output)]
-        if len(live) == len(graph.node):
-            break
-        del graph.node[:]
-        graph.node.extend(live)
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
 
 
 def attributes(node: Any) -> dict[str, Any]:
