@@ -119,24 +119,28 @@ def test_mixed_names_its_layers_and_keeps_what_was_asked(tmp_path: Path) -> None
     assert [path.name for path in result.quantized.parent.iterdir()] == ["model.onnx"]
 
 
-def test_mixed_leaves_the_file_where_no_layer_is_better_in_int8(tmp_path: Path) -> None:
-    class Small(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(64, 3)
-
+def test_mixed_leaves_the_file_where_nothing_is_better_in_int8(tmp_path: Path) -> None:
+    class Still(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.head(x.flatten(1))
-            return out
+            return torch.cos(x.flatten(1))[:, :3]
 
-    artifact, task = given(tmp_path, Small())
+    task = task_of(Still(), n=96)
+    artifact = exported_artifact_of(task.model, task, tmp_path)
     (tmp_path / "stage").mkdir()
-    stage = MixedStage(settings=MixedQuantize(method="mixed", samples=32, keep_float=["head"]))
+    stage = MixedStage(settings=MixedQuantize(method="mixed", samples=32))
     result = run_stage(stage, artifact, task, tmp_path / "stage", Notes())
     assert result.precision == "fp32"
     assert result.quantized is not None
     assert result.quantized.read_bytes() == artifact.file.read_bytes()
     assert "no layer of this model is better in int8" in result.details.notes[0]
+
+
+def test_every_layer_in_float_is_refused(tmp_path: Path) -> None:
+    artifact, task = given(tmp_path, Net(width=16))
+    (tmp_path / "stage").mkdir()
+    stage = MixedStage(settings=MixedQuantize(method="mixed", samples=32, keep_float=["*"]))
+    with pytest.raises(PreconditionError, match="names every layer"):
+        run_stage(stage, artifact, task, tmp_path / "stage", Notes())
 
 
 def test_a_candidate_that_cannot_meet_what_is_asked_is_not_chosen(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ _FEW = 4  # approved checks of groups that are still told one by one
 COLOURS = {Status.APPROVED: "green", Status.REJECTED: "red", Status.INCONCLUSIVE: "yellow"}
 
 
+_NOISE = 3.0  # times that the upper end of a ratio's interval is the lower one: then it says nothing
+
+
 def as_data(value: object) -> Any:
     """A value of Pastille as dictionaries, lists, numbers and strings."""
     return json.loads(to_json(value))
@@ -146,6 +149,8 @@ def show_result(result: RunResult) -> None:
     for line in gains(result):
         out.print(line, markup=False)
     show_verdict(result.verdict)
+    for note in stage_notes(result):
+        out.print(f"  · {note}", markup=False)
     final = _final(result)
     out.print(f"the bundle serves {final.selected}: {final.selection_reason}", markup=False)
     out.print(f"bundle  {result.bundle}", markup=False)
@@ -153,11 +158,19 @@ def show_result(result: RunResult) -> None:
     out.print(f"record  {result.directory / 'run.json'}", markup=False)
 
 
+def stage_notes(result: RunResult) -> list[str]:
+    """What stages had to say beside their figures: whom ranges clip, a training that was stopped."""
+    from pastille.record import StageFinished
+
+    stages = result.record.all(StageFinished)
+    return [f"{stage.name}: {note}" for stage in stages for note in stage.details.notes]
+
+
 def gains(result: RunResult) -> list[str]:
     """Before and after, one line each for size, speed and the headline metric."""
     before, after = profiles(result)
-    if before is after:
-        return ["nothing was compressed"]
+    if before.sha256 == after.sha256:
+        return ["nothing was compressed: the file is that of the model as it was brought"]
     final = _final(result)
     lines = [
         f"size        {bytes_text(before.size_bytes)} → {bytes_text(after.size_bytes)} "
@@ -198,9 +211,11 @@ def speed_text(speedup: Speedup) -> str:
         0.98× the speed: no clear difference
     """
     ratio, interval = speedup.ratio, speedup.interval
-    if interval.low <= 1 <= interval.high:
-        return f"{ratio:.2f}× the speed: no clear difference"
-    return f"{ratio:.2f}× faster" if ratio >= 1 else f"{ratio:.2f}× the speed: SLOWER"
+    if interval.high > _NOISE * interval.low:
+        return f"{ratio:.2f}× the speed: too noisy to say"
+    if speedup.faster or speedup.slower:
+        return f"{ratio:.2f}× faster" if speedup.faster else f"{ratio:.2f}× the speed: SLOWER"
+    return f"{ratio:.2f}× the speed: no clear difference"
 
 
 def speed_interval_text(interval: Interval) -> str:
@@ -240,6 +255,8 @@ def result_json(result: RunResult) -> dict[str, Any]:
     return {
         "status": str(result.verdict.status),
         "verdict": as_data(result.verdict),
+        "compressed": before.sha256 != after.sha256,
+        "notes": stage_notes(result),
         "selected": final.selected,
         "selection_reason": final.selection_reason,
         "baseline": as_data(before),

@@ -114,7 +114,13 @@ def kept_float(model: Any, asked: Sequence[str]) -> frozenset[str]:
         PreconditionError: The model has no such layer; the closest ones are named.
     """
     known = layers(model)
-    return frozenset(node for name in asked for layer in _matching(known, name) for node in layer.nodes)
+    kept = frozenset(node for name in asked for layer in _matching(known, name) for node in layer.nodes)
+    if kept and all(kept.issuperset(layer.nodes) for layer in known):
+        raise PreconditionError(
+            "quantize.keep_float names every layer, so that nothing is left to quantize; name fewer, or "
+            "leave quantize out"
+        )
+    return kept
 
 
 def _matching(known: Sequence[Layer], pattern: str) -> list[Layer]:

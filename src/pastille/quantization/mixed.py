@@ -22,7 +22,6 @@ Times = tuple[Mapping[str, float], Mapping[str, float]]  # of all in int8, and o
 _NOTHING: Final = 0.002  # of the time of a call: below it no section is worth a try
 _PATIENCE: Final = 8  # trials for speed in a row that bring nothing
 _LOST: Final = 0.001  # of the time of a call: what leaving a layer in float costs at least
-_SAME_SPEED: Final = 0.01  # ratios this near to 1 are not told from it
 _BYTES: Final = 3  # that a weight in float has more than one in int8
 _INT8: Final = "int8 is accurate enough here"
 
@@ -256,8 +255,7 @@ def _timed(state: _State, nodes: Nodes, means: Means, what: str) -> tuple[_State
 
 
 def _is_faster(found: Speedup) -> bool:
-    """Beyond the noise of the comparison, and beyond what the place of a session in memory alone may do."""
-    return found.interval.low > 1 and found.ratio > 1 + _SAME_SPEED
+    return found.faster
 
 
 def _words(nodes: Nodes, model: Any) -> str:

@@ -187,9 +187,9 @@ def pace(speedup: Speedup) -> tuple[str, Tone]:
 
     A model that is slower is called slower, however small it is.
     """
-    if speedup.interval.low > 1:
+    if speedup.faster:
         return "faster", "good"
-    if speedup.interval.high < 1:
+    if speedup.slower:
         return "slower", "bad"
     return "no difference shown", "unsure"
 

@@ -39,7 +39,7 @@ def _row(tried: Tried) -> TriedRow:
         size=text.size(tried.size_bytes),
         speed=text.ABSENT if found is None else f"{text.fixed(found.ratio, 2)} ×",
         interval="" if found is None else _interval(found),
-        slower=found is not None and found.interval.high < 1,
+        slower=found is not None and found.slower,
         spent=text.ABSENT if tried.spent is None else f"{text.fixed(100 * tried.spent, 0)}{text.UNIT_SPACE}%",
         outcome=_outcome(tried),
     )

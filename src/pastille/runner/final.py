@@ -28,6 +28,7 @@ from pastille.gates.judge import judge_answers
 from pastille.measure.latency import compare
 from pastille.openings import LEDGER, Opening, earlier_looks, record_opening, sketch
 from pastille.progress import Progress
+from pastille.recipe import step_name
 from pastille.record import BundleWritten, FinalJudged, TestOpened, now
 from pastille.report import render
 from pastille.report.view import view
@@ -57,8 +58,8 @@ def judge_on_test(
         return done
     cases = task.cases["test"]
     before, after = _test_answers(kept, baseline, task, journal, progress)
-    compressed = kept is not baseline
-    said = _nothing_kept()
+    compressed = kept.profile.sha256 != baseline.profile.sha256
+    said = _nothing_kept() if kept is baseline else _unchanged(kept.profile, baseline.profile, task)
     if compressed:
         said = _verdict(before, after, (baseline, kept), task, base, journal, progress)
     speedups = _speedups(kept, baseline, task, progress) if compressed else ()
@@ -168,6 +169,17 @@ def _nothing_kept() -> Verdict:
     )
 
 
+def _unchanged(kept: Profile, baseline: Profile, task: Task) -> Verdict:
+    """Of a plan that ends with the very file that it began with: what is not changed loses nothing."""
+    reason = "Nothing was compressed: no stage found a file that is better than the model as it was brought."
+    plain = Verdict(status=Status.APPROVED, reason=reason, checks=(), split="test")
+    checks = _other_checks(kept, baseline, task)
+    if not checks:
+        return plain
+    said = verdict(checks, split="test")
+    return replace(said, reason=f"{reason} It is {said.reason}")
+
+
 def _speedups(kept: Candidate, baseline: Candidate, task: Task, progress: Progress) -> tuple[Speedup, ...]:
     measure, inputs = task.recipe.measure, task.splits.validation.inputs
     old, new = (load(c.artifact.file, threads=measure.threads) for c in (baseline, kept))
@@ -189,29 +201,41 @@ def select(
 ) -> tuple[VariantName, str]:
     """Which variant the bundle serves, and why.
 
-    The compressed one only if it is approved; and if it is slower than what it replaces, only
-    where the baseline would break the size limit.
+    The compressed one only if it is approved; and if it is slower than what it replaces, only where the
+    baseline would break what was asked.
     """
+    if kept.sha256 == baseline.sha256:
+        return "fp32", "nothing that was tried is better than the model as it was brought"
     if said.status is not Status.APPROVED:
         failing = [c.reason for c in said.checks if c.status is said.status]
         more = f" (and {len(failing) - 1} more)" if len(failing) > 1 else ""
         return "fp32", f"the compressed model is {said.status}: {next(iter(failing), said.reason)}{more}"
-    if kept.sha256 == baseline.sha256:
-        return "fp32", "nothing that was tried is better than the model as it was brought"
     name = variant_name(kept)
-    slower = [s for s in speedups if s.batch == 1 and s.interval.high < 1]
+    slower = [s for s in speedups if s.batch == 1 and s.slower]
     if not slower:
         return name, "it passes every limit" + _faster(speedups)
     ratio = f"it is slower than the baseline ({slower[0].ratio:.2f} times its speed at batch 1)"
-    limit = task.recipe.requirements.max_size
-    if limit is not None and baseline.size_bytes > limit:
-        return name, f"it passes every limit and the baseline is too large, although {ratio}"
+    why = _needed(kept, baseline, task)
+    if why:
+        return name, f"it passes every limit and {why}, although {ratio}"
     return "fp32", f"the compressed model passes every limit, but {ratio}"
+
+
+def _needed(kept: Profile, baseline: Profile, task: Task) -> str:
+    """What the baseline would break, so that a slower model is served all the same; "" if nothing."""
+    asked = task.recipe.requirements
+    if asked.max_size is not None and baseline.size_bytes > asked.max_size:
+        return "the baseline is too large"
+    if asked.min_int8_share is not None:
+        return "the baseline runs nothing in int8"
+    if [step_name(step) for step in task.recipe.plan] == ["calibrate"]:
+        return "calibrated probabilities are all that was asked"
+    return ""
 
 
 def _faster(speedups: Sequence[Speedup]) -> str:
     first = next((s for s in speedups if s.batch == 1), None)
-    if first is None or first.interval.low <= 1:
+    if first is None or not first.faster:
         return ""
     return f" and is {first.ratio:.2f} times as fast at batch 1"
 

@@ -32,12 +32,11 @@ from pastille.stages.looking import Looking, looking
 from pastille.stages.mixed import MixedStage
 from pastille.stages.quantize import MODEL, QuantizeStage
 from pastille.task import Task
-from pastille.values import ModelPrecision, Speedup
+from pastille.values import NOTICEABLE, ModelPrecision, Speedup
 
 _Maker = QuantizeStage | MixedStage | ConvertStage
 
 _TIMING = 0.67  # of the recipe's time for one measurement
-_SAME_SPEED = 0.01  # ratios this near are not told apart: then the smaller file wins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,15 +231,13 @@ def chosen(tried: Sequence[Tried], goal: Goal) -> int:
     if goal == "smallest":
         return min(fit, key=lambda i: (tried[i].size_bytes, -speeds[i], i))
     fastest = max(speeds.values())
-    alike = [i for i in fit if speeds[i] >= fastest * (1 - _SAME_SPEED)]
+    alike = [i for i in fit if speeds[i] >= fastest * (1 - NOTICEABLE)]
     return min(alike, key=lambda i: (tried[i].size_bytes, i))
 
 
 def _speed(tried: Tried) -> float:
     found = tried.speedup
-    if found is None or found.interval.low <= 1 <= found.interval.high:
-        return 1.0
-    return found.ratio
+    return found.ratio if found is not None and (found.faster or found.slower) else 1.0
 
 
 def _words(tried: Tried) -> str:
@@ -253,7 +250,7 @@ def _words(tried: Tried) -> str:
 def _slower(made: Sequence[_Made]) -> Iterator[str]:
     for each in made:
         found = each.tried.speedup
-        if found is not None and found.interval.high < 1:
+        if found is not None and found.slower:
             yield (
                 f"{each.tried.name} is slower than what it replaces: {found.ratio:.2f} times its speed at "
                 f"batch {found.batch}"

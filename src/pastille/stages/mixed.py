@@ -78,8 +78,11 @@ class MixedStage:
         )
         write_graph(found.model, target)
         operators = operators_of(target)
-        if not operators["int8_operators"] and settings.scheme != "tensorrt":
+        if not operators["int8_operators"]:
             return left_alone(artifact, target, (_NOTHING_GAINED, *_words(found)))
+        if settings.goal == "fastest" and (over := seen.speed(target, share=_PAIRS)).slower:
+            why = f"every mixture of int8 and float is slower than float ({over.ratio:.2f} times its speed)"
+            return left_alone(artifact, target, (f"{why}, so the float file stays", *_words(found)))
         details = StageDetails(
             calibration_samples=len(drawn.rows),
             left_whole={layer.name: layer.reason for layer in found.layers if layer.precision == "float"},
@@ -91,7 +94,7 @@ class MixedStage:
     def ensures(self, before: Artifact, result: StageResult) -> None:
         """A file in which something runs in int8, or the float one as it was."""
         if result.precision == "int8":
-            require_int8(result, self.settings.scheme)
+            require_int8(result, "auto")
 
 
 def _held(drawn: Sample) -> Sample:

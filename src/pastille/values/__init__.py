@@ -19,6 +19,7 @@ from pastille.values.evidence import (
     StressPoint,
 )
 from pastille.values.measured import (
+    NOTICEABLE,
     Conditions,
     Confusion,
     Estimate,
@@ -41,6 +42,7 @@ from pastille.values.validated import Validation
 from pastille.values.verdict import Check, Status, Verdict
 
 __all__ = [
+    "NOTICEABLE",
     "Calibration",
     "Cases",
     "Check",

@@ -71,6 +71,9 @@ class Latency:
         return next((x.value_ms for x in self.quantiles if x.q == q), None)
 
 
+NOTICEABLE = 0.01  # two sessions of one file may differ by this share of their time
+
+
 @dataclass(frozen=True, kw_only=True)
 class Speedup:
     """How many times faster than the baseline, measured in alternation on the same machine."""
@@ -82,6 +85,16 @@ class Speedup:
     conditions: Conditions
     baseline_ms: float | None = None  # median over pairs, of the same calls that the ratio is from
     candidate_ms: float | None = None
+
+    @property
+    def faster(self) -> bool:
+        """Beyond the noise of the comparison, and beyond what the place of a session in memory may do."""
+        return self.interval.low > 1 and self.ratio > 1 + NOTICEABLE
+
+    @property
+    def slower(self) -> bool:
+        """Likewise."""
+        return self.interval.high < 1 and self.ratio < 1 - NOTICEABLE
 
 
 @dataclass(frozen=True, kw_only=True)
