@@ -41,7 +41,8 @@ def quantize(
         typer.Option(help="minmax, moving_average, percentile, entropy or mse ranges.  [default: minmax]"),
     ] = None,
     percentile: Annotated[
-        float | None, typer.Option(min=50.1, max=100, help="Of those ranges.  [default: 99.99]")
+        float | None,
+        typer.Option(help="Of calibration percentile: above 50, at most 100.  [default: 99.99]"),
     ] = None,
     recover: Annotated[
         str | None,
@@ -69,7 +70,7 @@ def quantize(
         typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the method: --set block_size=64"),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=16, help="Cases to calibrate on at most.  [default: 256]")
+        int | None, typer.Option(help="Cases to calibrate on at most; at least 16.  [default: 256]")
     ] = None,
     strata: Annotated[
         str | None, typer.Option(help="An array of the npz to balance and check calibration by.")

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, final
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
 from pastille.cli.console import out, strangers_aside
-from pastille.cli.shown import bytes_text, conditions_text, speed_interval_text, speed_text
+from pastille.cli.shown import conditions_text, size_text, speed_interval_text, speed_text
 from pastille.data.npz import Rows, load_archive
-from pastille.data.split import Split, batches
+from pastille.data.split import Inputs, Split, batches, named
 from pastille.devices import this_machine
 from pastille.errors import DataError, RecipeError, UsageError
 from pastille.measure.latency import compare
 from pastille.quantization.converting import Converting
-from pastille.quantization.standalone import Quantized, quantize_file, readable
+from pastille.quantization.standalone import Quantized, loaded, quantize_file, readable
 from pastille.recipe import DynamicQuantize, HalfPrecision, Quantize, WeightQuantize, parse_quantization
-from pastille.runtime import ONNXRUNTIME, load
+from pastille.runtime import ONNXRUNTIME, Session, load
 from pastille.values import Kind, Speedup
 
 if TYPE_CHECKING:
@@ -73,11 +73,13 @@ def quantized_with_data(
         if not file.is_file():
             raise UsageError(f"there is no file {file}; {what} must be an existing file")
     readable(model)  # before the data is read: a refusal should not take minutes
+    session = loaded(model)
     with strangers_aside():
-        cases, kind = _cases(model, data, strata, progress)
+        cases, kind, said = _cases(session, data, strata, progress)
     ending = "int8" if settings.method == "ptq" else settings.method
     target = output or model.with_suffix(f".{ending}.onnx")
     made = quantize_file(model, target, cases, settings, kind=kind, seed=seed, progress=progress)
+    made = replace(made, notes=(*said, *made.notes))
     speedup = _speedup(model, target, cases, threads, progress)
     return QuantizeResult(file=str(target), quantized=made, speedup=speedup)
 
@@ -108,24 +110,61 @@ def _settings(asked: Mapping[str, Any], overrides: Sequence[str]) -> Quantize | 
 def _option(problem: str, asked: Mapping[str, Any]) -> str:
     """A problem with a key, said of the option that gave it."""
     key = re.split(r"[ .]", problem, maxsplit=1)[0]
+    if key in ("takes", "needs"):
+        return f"--method {asked['method']} {problem}"
     return f"--{key.replace('_', '-')}{problem[len(key) :]}" if key in asked else problem
 
 
-def _cases(model: Path, data: Path, strata: str | None, progress: Progress) -> tuple[Split, Kind]:
-    if data.suffix in (".yaml", ".yml"):
-        if strata is not None:
-            raise UsageError("--strata is for an npz file; a recipe names strata in its data section")
-        from pastille.data.load import read_splits
-        from pastille.recipe import read_recipe
+def _cases(
+    session: Session, data: Path, strata: str | None, progress: Progress
+) -> tuple[Split, Kind, tuple[str, ...]]:
+    """The cases by the names of the model's inputs, their kind, and what was taken for what."""
+    if data.suffix not in (".yaml", ".yml"):
+        split, said = _from_archive(session, data, strata)
+        return split, "custom", said
+    if strata is not None:
+        raise UsageError("--strata is for an npz file; a recipe names strata in its data section")
+    from pastille.data.load import read_splits
+    from pastille.recipe import read_recipe
 
-        recipe = read_recipe(data)
-        return read_splits(recipe, data.parent, progress=progress).train, recipe.task.kind
-    return _from_archive(model, data, strata), "custom"
+    recipe = read_recipe(data)
+    split, said = _matched(session, read_splits(recipe, data.parent, progress=progress).train)
+    return split, recipe.task.kind, said
 
 
-def _from_archive(model: Path, data: Path, strata: str | None) -> Split:
+def _matched(session: Session, split: Split) -> tuple[Split, tuple[str, ...]]:
+    """A single input of the data goes to the single one of the model, whatever the two are called."""
+    names = list(named(split.inputs[0])) if split.n else []
+    if len(names) != 1 or len(session.inputs) != 1 or names[0] == session.inputs[0].name:
+        return split, ()
+    wanted = session.inputs[0].name
+    return replace(split, inputs=_Renamed(split.inputs, wanted)), (_taken("input", names[0], wanted),)
+
+
+@final
+class _Renamed:
+    """Inputs of one array each, under another name."""
+
+    def __init__(self, inputs: Inputs, name: str) -> None:
+        self.inputs: Final = inputs
+        self.name: Final = name
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> Any:
+        """One case as ``{name: array}``."""
+        (array,) = named(self.inputs[index]).values()
+        return {self.name: array}
+
+
+def _taken(what: str, name: str, wanted: str) -> str:
+    return f"{what} {name!r} of the data is taken for input {wanted!r} of the model"
+
+
+def _from_archive(session: Session, data: Path, strata: str | None) -> tuple[Split, tuple[str, ...]]:
     """The inputs of a model by name; an npz of one array needs no name where the model has one input."""
-    inputs = {spec.name: spec.dtype for spec in load(model).inputs}
+    inputs = [spec.name for spec in session.inputs]
     try:
         with ZipFile(data) as file:
             held = [name.removesuffix(".npy") for name in file.namelist()]
@@ -133,14 +172,15 @@ def _from_archive(model: Path, data: Path, strata: str | None) -> Split:
         raise DataError(f"{data} is neither an npz file of numpy.savez nor a recipe (.yaml)") from error
     others = [name for name in held if name != strata]
     if len(inputs) == 1 and len(others) == 1:
-        names = {others[0]: next(iter(inputs))}
+        names = {others[0]: inputs[0]}
     else:
         names = {name: name for name in inputs}
     archive = load_archive(data, [*names, *([] if strata is None else [strata])])
     arrays: Mapping[str | None, np.ndarray] = {names[name]: archive.arrays[name] for name in names}
     n = len(next(iter(arrays.values())))
     column = None if strata is None else np.array(archive.column(strata))
-    return Split(inputs=Rows(arrays, np.arange(n)), targets=np.zeros(n, np.int64), strata=column)
+    said = tuple(_taken("array", name, wanted) for name, wanted in names.items() if name != wanted)
+    return Split(inputs=Rows(arrays, np.arange(n)), targets=np.zeros(n, np.int64), strata=column), said
 
 
 def _speedup(model: Path, target: Path, cases: Split, threads: int, progress: Progress) -> Speedup:
@@ -156,11 +196,8 @@ def _speedup(model: Path, target: Path, cases: Split, threads: int, progress: Pr
 def show_quantized(result: QuantizeResult) -> None:
     """Size, kernels, error, speed, and what was tried."""
     made, speed = result.quantized, result.speedup
-    share = made.bytes_before / made.bytes_after
-    sized = f"{share:.2f}× smaller" if share >= 1 else f"{1 / share:.2f}× LARGER"
     out.print(f"[bold]{result.file}[/]")
-    size = f"{bytes_text(made.bytes_before)} → {bytes_text(made.bytes_after)}"
-    out.print(f"  size      {size} ({sized})", markup=False)
+    out.print(f"  size      {size_text(made.bytes_before, made.bytes_after)}", markup=False)
     for kind, counts in (("int8", made.operators.int8), ("float", made.operators.floating)):
         listed = ", ".join(f"{count} {op}" for op, count in counts.items()) or "none"
         out.print(f"  in {kind:<6} {listed}", markup=False)
@@ -169,6 +206,9 @@ def show_quantized(result: QuantizeResult) -> None:
     out.print(f"  speed     {speed_text(speed)} at batch {speed.batch} ({interval})", markup=False)
     source = f", from {made.calibrated} cases" if made.calibrated else ""
     out.print(f"  made by   {made.made_by}{source}", markup=False)
+    for text in made.warnings:
+        out.print("  [bold red]WARNING[/]   ", end="")
+        out.print(text, markup=False)
     for line in _remarks(made):
         out.print(f"  {line}", markup=False)
     out.print(f"  {conditions_text(speed.conditions)}", markup=False)

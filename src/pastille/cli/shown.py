@@ -41,6 +41,20 @@ def bytes_text(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def size_text(before: float, after: float) -> str:
+    """Two sizes and what one is of the other; growth is called so.
+
+    Example:
+        >>> size_text(400_000, 100_000)
+        '400 kB → 100 kB (4.00× smaller)'
+        >>> size_text(50_000, 55_000)
+        '50 kB → 55 kB (1.10× LARGER)'
+    """
+    share = before / after
+    said = f"{share:.2f}× smaller" if share >= 1 else f"{1 / share:.2f}× LARGER"
+    return f"{bytes_text(before)} → {bytes_text(after)} ({said})"
+
+
 def milliseconds_text(ms: float) -> str:
     """A time to three digits.
 
@@ -173,8 +187,7 @@ def gains(result: RunResult) -> list[str]:
         return ["nothing was compressed: the file is that of the model as it was brought"]
     final = _final(result)
     lines = [
-        f"size        {bytes_text(before.size_bytes)} → {bytes_text(after.size_bytes)} "
-        f"({before.size_bytes / after.size_bytes:.1f}× smaller)"
+        f"size        {size_text(before.size_bytes, after.size_bytes)}"
     ]
     lines += [
         f"latency     {_side_by_side(s)} at batch {s.batch} "

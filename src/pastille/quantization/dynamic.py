@@ -24,6 +24,7 @@ from pastille.quantization.conversion import (
     node_name,
 )
 from pastille.quantization.embeddings import int8_embeddings
+from pastille.quantization.layers import left_out
 from pastille.quantization.linear import Found, Linear, linear_layers, replacements
 from pastille.quantization.weight_only import blockwise
 
@@ -34,6 +35,10 @@ _ROW_BLOCK: Final = 128
 _BATCH_NOTE: Final = (
     "a range covers the whole batch, padding included: an answer depends a little on what else is in the "
     "batch; judge at the batch size that is served, or use ranges='row'"
+)
+_LSTM_NOTE: Final = (
+    "a range of an LSTM covers the whole batch, with ranges='row' too: an answer depends a little on what "
+    "else is in the batch; judge at the batch size that is served, or keep it float (keep_float: {})"
 )
 
 
@@ -81,9 +86,14 @@ def quantize_dynamic(
     lstms = _lstms(recurrent, model, keep_float)
     parts = [_in_batches(linear) if ranges == "batch" else _in_rows(linear), lstms]
     parts += [int8_embeddings(applied(model, parts))] if embeddings else []
-    depends = lstms.changed or (linear.layers and ranges == "batch")
-    notes = (_BATCH_NOTE,) if depends else ()
+    notes = _notes(linear, lstms, ranges) + tuple(filter(None, [left_out(model, "dynamic")]))
     return convert(model, parts, source, target, what="linear layer or LSTM", notes=notes)
+
+
+def _notes(linear: Found, lstms: Part, ranges: Ranges) -> tuple[str, ...]:
+    """On what makes an answer depend on the rest of its batch."""
+    batchwise = (_BATCH_NOTE,) if linear.layers and ranges == "batch" else ()
+    return (*batchwise, *([_LSTM_NOTE.format(", ".join(lstms.changed))] if lstms.changed else []))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,5 +173,5 @@ def _exposing(model: Any, names: Sequence[str]) -> Any:
     del seen.graph.output[:]
     seen.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     return ort.InferenceSession(seen.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -149,6 +149,7 @@ def _casts_note(path: Path) -> str:
     operators = optimized_operators(path)
     casts, others = operators.floating.get("Cast", 0), sum(operators.floating.values())
     return (
-        f"ONNX Runtime's CPU provider executes {casts} casts among {others} operators of this file: it has "
+        f"ONNX Runtime's CPU provider executes {casts} {'cast' if casts == 1 else 'casts'} among {others} "
+        f"{'operator' if others == 1 else 'operators'} of this file: it has "
         "no fp16 kernels for what lies between them, and computes that in float32"
     )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 from pastille.errors import PreconditionError
 
@@ -18,7 +22,23 @@ _ELEMENTWISE: Final = frozenset(
     }
 )
 _MOVERS: Final = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+Way = Literal["static", "dynamic", "weights"]
+_CONVOLUTION: Final = ("convolution", "ptq")
+_NO_KERNEL: Final = "bf16 or fp16, which stores them in half"
+# What each way to 8 bits leaves float: operator -> what to call it, and the method that is for it.
+_LEFT: Final[Mapping[Way, Mapping[str, tuple[str, str]]]] = MappingProxyType(
+    {
+        "static": {"LSTM": ("LSTM", "dynamic")},
+        "dynamic": {"Conv": _CONVOLUTION, "ConvTranspose": _CONVOLUTION},
+        "weights": {"Conv": _CONVOLUTION, "ConvTranspose": _CONVOLUTION, "LSTM": ("LSTM", "dynamic")},
+    }
+)
+_NEVER: Final = MappingProxyType({kind: (kind, _NO_KERNEL) for kind in ("GRU", "RNN")})
+_REWRITTEN: Final = re.compile(r"_(?:wide|padded|phases|folded)_for_")  # follows the name of a weight
+_MODULE: Final = re.compile(r"[^/:]+")  # e.g. not in ``onnx::Conv_128``, which says nothing
 _SHOWN: Final = 3  # names that an error offers
+_MOST: Final = 0.5  # of the weights
+_WEIGHTS: Final = 4  # inputs up to here are data, weights and biases; a recurrent layer has states behind
 _MANY: Final = 8  # layers in one section
 
 
@@ -27,12 +47,14 @@ class Layer:
     """What is quantized or left in float as one.
 
     Attributes:
-        name: Of its module in PyTorch; of its node where it has no weights that a module gave a name.
+        name: Of its module in PyTorch; of its node where neither weights nor node tell the module.
+        products: Names of its convolutions or matrix products.
         nodes: Names of its product and of the element-wise nodes that read nothing but it.
         weights: How many numbers it stores; 0 for a product of two activations.
     """
 
     name: str
+    products: tuple[str, ...]
     nodes: tuple[str, ...]
     weights: int
 
@@ -64,10 +86,25 @@ def _count(dims: Iterable[int]) -> int:
     return product
 
 
-def _module(node: Any, constants: Iterable[str]) -> str:
+def _module(node: Any, constants: Container[str]) -> str:
     """E.g. ``features.0.0`` of a node that reads ``model.features.0.0.weight``."""
-    dotted = (str(name) for name in node.input if name in constants and "." in name)
-    return next((n.removeprefix("model.").rpartition(".")[0] or n for n in dotted), str(node.name))
+    held = [str(name) for name in node.input if name in constants]
+    known = (_MODULE.match(_REWRITTEN.split(name)[0]) for name in held)
+    dotted = (found.group() for found in known if found and "." in found.group())
+    scope = _scope(node.name) if held else ""
+    return next((n.removeprefix("model.").rpartition(".")[0] or n for n in dotted), scope or str(node.name))
+
+
+def _scope(name: str) -> str:
+    """E.g. ``blocks.0.b.1`` of a node ``/blocks/blocks.0/b/b.1/Conv``; "" where a name tells no module.
+
+    So the TorchScript exporter names nodes; the weights that it folds a batch norm into, it numbers.
+    """
+    if not name.startswith("/"):
+        return ""
+    pairs = pairwise(name[1:].split("/"))
+    path = ".".join(part for part, following in pairs if not following.startswith(f"{part}."))
+    return path.removeprefix("model.")
 
 
 def _is_gate(node: Any, sizes: dict[str, int]) -> bool:
@@ -80,6 +117,7 @@ def _layer(name: str, products: list[Any], graph: Any, sizes: dict[str, int]) ->
     read = {name for node in products for name in node.input if name in sizes}
     return Layer(
         name=name,
+        products=tuple(product.name for product in products),
         nodes=tuple(dict.fromkeys(node.name for node in nodes)),
         weights=sum(sizes[name] for name in read),
     )
@@ -99,13 +137,64 @@ def _tail(product: Any, graph: Any, sizes: dict[str, int]) -> list[Any]:
     return tail
 
 
+def left_out(model: Any, way: Way = "static") -> str:
+    """Whether a way to quantize misses most of a model.
+
+    Args:
+        model: A float ``onnx.ModelProto``.
+        way: ``static`` ranges, ``dynamic`` ones, or ``weights`` of linear layers alone.
+
+    Returns:
+        A sentence where layers of one kind that it leaves float hold more than half of the weights, and
+        the method that is for them; else "".
+
+    Example:
+        >>> import numpy as np
+        >>> from onnx import helper, numpy_helper
+        >>> weights = [numpy_helper.from_array(np.ones((1, 8, 4), np.float32), n) for n in ("w", "r")]
+        >>> nodes = [helper.make_node("LSTM", ["x", "w", "r"], ["y"])]
+        >>> left_out(helper.make_model(helper.make_graph(nodes, "g", [], [], weights)))
+        '1 LSTM holds 100% of the weights, which static quantization leaves float: use method: dynamic'
+    """
+    known = {**_LEFT[way], **_NEVER}
+    held: dict[tuple[str, str], set[str]] = {}
+    counts = Counter[tuple[str, str]]()
+    for node in model.graph.node:
+        if not node.domain and node.op_type in known:
+            held.setdefault(known[node.op_type], set()).update(_stored(node, model.graph))
+            counts[known[node.op_type]] += 1
+    sizes = {t.name: _count(t.dims) for t in model.graph.initializer}
+    total = max(sum(sizes.values()), 1)
+    shares = {kind: sum(sizes[name] for name in names) / total for kind, names in held.items()}
+    kind, share = max(shares.items(), key=lambda found: found[1], default=(("", ""), 0.0))
+    return _left_words(way, kind, counts[kind], share) if share > _MOST else ""
+
+
+def _stored(node: Any, graph: Any) -> set[str]:
+    """The stored tensors that a node's weights are, or are put together from."""
+    makers = {name: n for n in graph.node for name in n.output if name}
+    stored = {t.name for t in graph.initializer}
+    pending, seen = list(node.input[1:_WEIGHTS]), set[str]()
+    while pending:
+        if (name := pending.pop()) not in seen:
+            seen.add(name)
+            pending += makers[name].input if name in makers else []
+    return seen & stored
+
+
+def _left_words(way: Way, kind: tuple[str, str], count: int, share: float) -> str:
+    what = "weight quantization" if way == "weights" else f"{way} quantization"
+    layers = f"{count} {kind[0]} holds" if count == 1 else f"{count} {kind[0]}s hold"
+    return f"{layers} {share:.0%} of the weights, which {what} leaves float: use method: {kind[1]}"
+
+
 def kept_float(model: Any, asked: Sequence[str]) -> frozenset[str]:
     """The nodes that a recipe's ``keep_float`` speaks of.
 
     Args:
         model: A float ``onnx.ModelProto`` whose nodes are named.
-        asked: Names of layers or of modules that hold some, where ``*`` matches anything; ``first`` and
-            ``last`` are the first and the last layer with weights.
+        asked: Names of layers, of modules that hold some, or of their products' nodes, where ``*`` matches
+            anything; ``first`` and ``last`` are the first and the last layer with weights.
 
     Returns:
         Names of nodes, for `pastille.quantization.static.with_ranges`.
@@ -126,7 +215,7 @@ def kept_float(model: Any, asked: Sequence[str]) -> frozenset[str]:
 def _matching(known: Sequence[Layer], pattern: str) -> list[Layer]:
     weighted = [layer for layer in known if layer.weights]
     ends = {"first": weighted[:1], "last": weighted[-1:]}.get(pattern, [])
-    found = [layer for layer in known if _fits(layer.name, pattern)]
+    found = [x for x in known if any(_fits(name, pattern) for name in (x.name, *x.products))]
     if not ends and not found:
         raise _unknown(pattern, [layer.name for layer in known])
     return [*ends, *found]

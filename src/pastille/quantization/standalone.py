@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from pastille.data.sampler import MIN_CALIBRATION, calibration_indices
 from pastille.data.split import Split, batches, named
-from pastille.errors import CalibrationError, DataError, PreconditionError, UsageError
+from pastille.errors import CalibrationError, DataError, InferenceError, PreconditionError, UsageError
 from pastille.files import produce_atomic
 from pastille.progress import SILENT, Progress
 from pastille.quantization.conversion import float_model
 from pastille.quantization.converting import Converting, conversion_words, converted, is_solved
 from pastille.quantization.coverage import Coverage, coverage, ranges_of
+from pastille.quantization.deviation import Deviation, deviation, far_out, too_far
 from pastille.quantization.ranges import observer
 from pastille.quantization.recovery import Choice, Recovery, choice_of, prepared, quantized_by, recovered
-from pastille.quantization.recovery.auto import answers, float_side, sqnr_db
+from pastille.quantization.recovery.auto import answers, float_side
 from pastille.recipe import Quantize, WeightQuantize
 from pastille.runtime import UNKNOWN_DIM, Operators, Session, check_self_contained, load, optimized_operators
 from pastille.values import Kind
@@ -31,19 +33,13 @@ CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan"})
 
 Batch = dict[str, np.ndarray]
 
+_WEIGHTED: Final = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "BatchNormalization", "Gather"}
+)
+
 _BATCH = 32
 _CHECKED = 256  # held-out cases at most
 _LEAST_CHECKED = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deviation:
-    """How far the int8 file's answers lie from the float file's, on cases that calibrated neither."""
-
-    cases: int
-    sqnr_db: float  # how far the error lies below what the outputs vary by
-    max_abs_error: float
-    same_decisions: float | None  # share of cases; None where the first output is no row of scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +54,7 @@ class Quantized:
         recovery: What was tried; None where nothing was searched.
         left: Layers that stayed as they were -> why, where the method names them.
         notes: What its user must know, a sentence each.
+        warnings: Why it had better not be used as it is: answers that changed, a case that is far out.
         bytes_before: Size of the float file.
         bytes_after: Size of the new file.
         operators: What ONNX Runtime runs in int8 here, and what not.
@@ -72,6 +69,7 @@ class Quantized:
     recovery: Recovery | None = None
     left: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     bytes_before: int
     bytes_after: int
     operators: Operators
@@ -116,7 +114,7 @@ def quantize_file(
     if source.resolve() == target.resolve():
         raise UsageError(f"the new file must not replace the float file {source}; give another --output")
     model = readable(source)
-    session = load(source)
+    session = loaded(source)
     check_inputs(session, cases, source.name)
     if not any(output.dtype == "float32" for output in session.outputs):
         raise PreconditionError(
@@ -125,14 +123,28 @@ def quantize_file(
     samples = settings.samples if isinstance(settings, Quantize | WeightQuantize) else 0
     rows, rest = _parted(cases, samples, kind, seed)
     fit, held = (_read(cases, part, session.fixed_batch, progress) for part in (rows, rest))
+    far = far_out([*fit, *held], [*rows[: _count(fit)], *rest])
     if isinstance(settings, Quantize):
-        return _in_int8(source, target, prepared(model), cases, settings, (fit, held, rest), progress)
+        made = _in_int8(source, target, prepared(model), cases, settings, (fit, held, rest), progress)
+    else:
+        made = _converted(source, target, settings, (fit, held), progress)
+    return replace(made, warnings=(*too_far(made.deviation, settings), *far))
+
+
+def _converted(
+    source: Path,
+    target: Path,
+    settings: Converting,
+    parts: tuple[list[Batch], list[Batch]],
+    progress: Progress,
+) -> Quantized:
+    fit, held = parts
     calibration = (lambda: fit) if is_solved(settings) else None
     with TemporaryDirectory(prefix="pastille-") as folder:
         draft = Path(folder) / target.name
         for _ in progress.track(range(1), what=f"converting to {settings.method}"):
             done = converted(source, draft, settings, calibration)
-        deviation = _deviation(
+        found = deviation(
             answers(onnx.load(source), lambda: held),
             answers(onnx.load(draft), lambda: held, what=f"the {settings.method} file"),
         )
@@ -140,13 +152,13 @@ def quantize_file(
     return Quantized(
         method=settings.method,
         made_by=conversion_words(done),
-        calibrated=len(rows) if is_solved(settings) else 0,
+        calibrated=_count(fit) if is_solved(settings) else 0,
         left=done.left,
         notes=done.notes,
         bytes_before=source.stat().st_size,
         bytes_after=target.stat().st_size,
         operators=optimized_operators(target),
-        deviation=deviation,
+        deviation=found,
     )
 
 
@@ -177,13 +189,13 @@ def _in_int8(
     return Quantized(
         method=settings.method,
         made_by=choice.words,
-        calibrated=sum(len(next(iter(batch.values()))) for batch in fit),
+        calibrated=_count(fit),
         choice=choice,
         recovery=account,
         bytes_before=source.stat().st_size,
         bytes_after=len(data),
         operators=optimized_operators(target),
-        deviation=_deviation(answers(graph, lambda: held), answers(quantized, lambda: held)),
+        deviation=deviation(answers(graph, lambda: held), answers(quantized, lambda: held)),
         coverage=_coverage(float_side(graph, lambda: fit, choice), quantized, cases, rest, held),
     )
 
@@ -197,7 +209,8 @@ def readable(source: Path) -> Any:
     Raises:
         IntegrityError: It is missing, not an ONNX model, or keeps weights in another file.
         PreconditionError: It is quantized already, uses unknown domains or control flow, normalizes by
-            the statistics of a batch, is not in single precision, or its opset cannot be raised.
+            the statistics of a batch, is not in single precision, holds weights that are not finite, or
+            its opset cannot be raised.
     """
     check_self_contained(source)
     old = onnx.load(source, load_external_data=False)
@@ -221,7 +234,39 @@ def readable(source: Path) -> Any:
             f"{source.name} must hold weights in single precision, but {other.name!r} is {kind}; "
             "start from the float32 file"
         )
+    _refuse_broken(old.graph, source.name)
     return float_model(source)
+
+
+def loaded(source: Path) -> Session:
+    """A file that its user brought, ready to be called.
+
+    Args:
+        source: The file.
+
+    Raises:
+        IntegrityError: It is missing, not an ONNX model, or keeps weights in another file.
+        PreconditionError: ONNX Runtime does not take it.
+    """
+    try:
+        return load(source)
+    except InferenceError as error:
+        raise PreconditionError(
+            f"{error}; export the model again, with an opset from 18 on that this ONNX Runtime knows"
+        ) from error
+
+
+def _refuse_broken(graph: Any, name: str) -> None:
+    """Weights that are not finite; infinity may stand elsewhere, as in the mask of an attention."""
+    read = {key for node in graph.node if node.op_type in _WEIGHTED for key in node.input}
+    for tensor in (t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT):
+        values = numpy_helper.to_array(tensor)
+        nan = bool(np.isnan(values).any())
+        if nan or (tensor.name in read and not np.isfinite(values).all()):
+            raise PreconditionError(
+                f"{name}: weight {tensor.name!r} holds {'NaN' if nan else 'infinity'}: the file is broken; "
+                "export it again from a model that answers with numbers"
+            )
 
 
 def _is_training(node: Any) -> bool:
@@ -306,6 +351,10 @@ def _require_finite(name: str, array: np.ndarray, rows: np.ndarray) -> None:
         )
 
 
+def _count(read: list[Batch]) -> int:
+    return sum(len(next(iter(batch.values()))) for batch in read)
+
+
 def _require_int8(file: Path, name: str) -> None:
     if not optimized_operators(file).int8:
         raise PreconditionError(
@@ -319,23 +368,11 @@ def _coverage(
 ) -> Coverage | None:
     if cases.strata is None and not cases.groups:
         return None
-    rows = rows[: sum(len(next(iter(batch.values()))) for batch in held)]
+    rows = rows[: _count(held)]
     return coverage(
         observer(graph),
         ranges_of(quantized),
         lambda: held,
         strata=None if cases.strata is None else cases.strata[rows],
         groups={name: column[rows] for name, column in cases.groups.items()},
-    )
-
-
-def _deviation(wanted: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> Deviation:
-    first = next(iter(wanted))
-    scores = wanted[first].ndim == 2 and wanted[first].shape[1] > 1
-    same = (wanted[first].argmax(axis=-1) == found[first].argmax(axis=-1)).mean() if scores else None
-    return Deviation(
-        cases=len(wanted[first]),
-        sqnr_db=sqnr_db(wanted, found),
-        max_abs_error=max(float(np.abs(found[name] - wanted[name]).max(initial=0.0)) for name in wanted),
-        same_decisions=None if same is None else float(same),
     )

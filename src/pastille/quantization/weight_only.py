@@ -14,6 +14,7 @@ from pastille.quantization.blocks import BITS, BLOCK_SIZES, Blocks, packed, roun
 from pastille.quantization.conversion import CONTRIB, Conversion, Part, applied, convert, float_model
 from pastille.quantization.embeddings import int8_embeddings
 from pastille.quantization.gptq import gptq, second_moments
+from pastille.quantization.layers import left_out
 from pastille.quantization.linear import Found, Linear, linear_layers, replacements
 from pastille.quantization.ranges import Batches
 
@@ -81,7 +82,7 @@ def quantize_weights(
     how = f"MatMulNBits, {bits} bits, blocks of {block_size}, {method}"
     layers = blockwise(found, weights, symmetric=symmetric, activations=activations, how=how)
     parts = [layers, *([int8_embeddings(applied(model, [layers]))] if embeddings else [])]
-    notes = _padded(found.layers, block_size)
+    notes = _padded(found.layers, block_size) + tuple(filter(None, [left_out(model, "weights")]))
     return convert(model, parts, source, target, what="linear layer with a constant weight", notes=notes)
 
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from pastille.recipe.section import Section
 from pastille.recipe.training import Train
@@ -16,6 +24,13 @@ Technique = Literal["equalization", "smoothquant", "rounding", "bias_correction"
 Scheme = Literal["auto", "x86", "arm", "tensorrt"]
 Goal = Literal["fastest", "smallest"]
 AutoCandidate = Literal["bf16", "int8", "mixed", "dynamic"]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list)]  # one name need not stand in a list
 
 
 class StaticRanges(Section):
@@ -34,10 +49,35 @@ class StaticRanges(Section):
         description="of whose kernels: x86 (unsigned activations), arm (signed), tensorrt (symmetric); "
         "auto: of this machine",
     )
-    keep_float: list[str] = Field(
+    keep_float: Names = Field(
         default_factory=list,
         description="layers that stay float, by name (* matches any), or first and last",
     )
+
+    @model_validator(mode="after")
+    def _heeds_what_is_asked(self) -> Self:
+        asked = self.model_fields_set & self._idle()
+        if "percentile" in asked:
+            raise ValueError(
+                f"takes percentile only with calibration 'percentile', got calibration {self.calibration!r}; "
+                "set calibration: percentile, or leave percentile out"
+            )
+        if "weight_bits" in asked and self.weight_bits != 8:
+            raise ValueError(
+                f"takes no weight_bits but 8 with scheme {self.scheme!r}, got {self.weight_bits!r}; "
+                "leave weight_bits out"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _in_force(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is not heeded is not written: read back, it would be refused as if it had been asked for.
+        return {key: value for key, value in handler(self).items() if key not in self._idle()}
+
+    def _idle(self) -> set[str]:
+        """Keys that say nothing beside the others."""
+        idle = {"percentile"} if self.calibration != "percentile" else set()
+        return idle | ({"weight_bits"} if self.scheme in ("arm", "tensorrt") else set())
 
 
 def _require_this_machine(section: StaticRanges) -> None:
@@ -48,11 +88,21 @@ def _require_this_machine(section: StaticRanges) -> None:
         )
 
 
+def _techniques(value: object) -> object:
+    """Told as one thing: of the two kinds that it may be, pydantic would say what is wrong with each."""
+    entries = value if isinstance(value, list) else [value]
+    wrong = [x for x in entries if x not in get_args(Technique)]
+    if (wrong or not isinstance(value, list)) and value not in ("auto", "none"):
+        known, given = ", ".join(get_args(Technique)), (wrong or [value])[0]
+        raise ValueError(f"must be auto, none, or a list of {known}, got {given!r}")
+    return value
+
+
 class Quantize(StaticRanges):
     """Static post-training quantization of the exported file to int8."""
 
     method: Literal["ptq"] = "ptq"
-    recover: Literal["auto", "none"] | list[Technique] = Field(
+    recover: Annotated[Literal["auto", "none"] | list[Technique], BeforeValidator(_techniques)] = Field(
         "auto",
         description="what wins accuracy back; auto: nothing while the plain file loses next to none of the "
         "validation metric, else what brings its answers nearest to the float ones",
@@ -123,10 +173,12 @@ class DynamicQuantize(Section):
 
     method: Literal["dynamic"]
     ranges: Literal["batch", "row"] = Field(
-        "batch", description="of an input: over the batch, or per row, so that no case depends on another"
+        "batch",
+        description="of an input: over the batch, or per row, so that no case depends on another; an LSTM's are "
+        "over the batch with either",
     )
     embeddings: bool = Field(False, description="also store tables of embeddings in 8 bits")
-    keep_float: list[str] = Field(default_factory=list, description="layers that stay float, by name")
+    keep_float: Names = Field(default_factory=list, description="layers that stay float, by name")
 
 
 class WeightQuantize(Section):
@@ -142,7 +194,7 @@ class WeightQuantize(Section):
         "int8", description="int8: rounded block by block in the kernel, which is faster"
     )
     embeddings: bool = Field(False, description="also store tables of embeddings in 8 bits")
-    keep_float: list[str] = Field(default_factory=list, description="layers that stay float, by name")
+    keep_float: Names = Field(default_factory=list, description="layers that stay float, by name")
     mask: str | None = Field(None, description="input that is 0 where a token is padding, left out of gptq")
     samples: int = Field(128, ge=16, description="taken from train for gptq")
 

@@ -442,6 +442,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _quantization_is_last(self) -> Recipe:
         names = [step_name(step) for step in self.plan]
+        if names.count("quantize") > 1:
+            raise ValueError("plan must quantize once: nothing can start from an int8 file; leave one out")
         late = names[names.index("quantize") + 1 :] if "quantize" in names else []
         after = next((name for name in late if name != "calibrate"), None)
         if after is not None:

@@ -215,13 +215,13 @@ def select(
     if not slower:
         return name, "it passes every limit" + _faster(speedups)
     ratio = f"it is slower than the baseline ({slower[0].ratio:.2f} times its speed at batch 1)"
-    why = _needed(kept, baseline, task)
+    why = _needed(baseline, task)
     if why:
         return name, f"it passes every limit and {why}, although {ratio}"
     return "fp32", f"the compressed model passes every limit, but {ratio}"
 
 
-def _needed(kept: Profile, baseline: Profile, task: Task) -> str:
+def _needed(baseline: Profile, task: Task) -> str:
     """What the baseline would break, so that a slower model is served all the same; "" if nothing."""
     asked = task.recipe.requirements
     if asked.max_size is not None and baseline.size_bytes > asked.max_size:

@@ -15,6 +15,7 @@ import numpy as np
 from pastille.errors import InferenceError
 from pastille.runtime.base import UNKNOWN_DIM, Operators, Session
 from pastille.runtime.element_types import element_types, precision
+from pastille.runtime.faults import reason
 from pastille.runtime.onnx_file import check_self_contained
 from pastille.runtime.onnx_graph import Graph, count_nodes, read_graph
 from pastille.values import TensorSpec
@@ -47,7 +48,7 @@ class OnnxRuntimeSession:
         try:
             answers = self.handle.run(None, inputs)
         except Exception as error:  # ONNX Runtime's errors share no other base
-            raise InferenceError(f"{self.file} cannot run: {_one_line(error)}") from error
+            raise InferenceError(f"{self.file} cannot run: {reason(error)}") from error
         return {spec.name: answer for spec, answer in zip(self.outputs, answers, strict=True)}
 
 
@@ -124,12 +125,7 @@ def _start(path: Path, options: Any) -> Any:
     try:
         return _onnxruntime().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no other base
-        raise InferenceError(f"{path.name} cannot be loaded: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:299]}…"
+        raise InferenceError(f"{path.name} cannot be loaded: {reason(error)}") from error
 
 
 def _spec(node: Any) -> TensorSpec:
@@ -221,7 +217,7 @@ def watch(
             handle.run(None, batch)
             made += 1
     except Exception as error:  # ONNX Runtime's errors share no other base
-        raise InferenceError(f"{path.name} cannot run: {_one_line(error)}") from error
+        raise InferenceError(f"{path.name} cannot run: {reason(error)}") from error
     finally:
         written = Path(handle.end_profiling())
     return Watched(optimised=optimised, profile=written if made else None, calls=made)

@@ -18,7 +18,7 @@ from pastille.progress import Progress
 from pastille.pruning import write_model
 from pastille.quantization import quantize_static
 from pastille.quantization.qat import finish, prepare
-from pastille.quantization.simulation import Simulation
+from pastille.quantization.simulation import Simulation, unsimulated
 from pastille.recipe import QatQuantize
 from pastille.record import StageDetails
 from pastille.references import load_callable
@@ -78,6 +78,7 @@ class QatStage:
                 "quantize: the model has no weight that requires a gradient; let its factory unfreeze some, "
                 "or use method: ptq"
             )
+        _require_trainable(artifact.module)
         self._augment()
         require_layers(artifact.module, self.settings.keep_float)
         sample(task, self.settings.samples)
@@ -132,6 +133,14 @@ class QatStage:
     def _augment(self) -> Augment | None:
         augment = self.settings.train.augment
         return load_callable(augment, self.base, key="augment") if augment else None
+
+
+def _require_trainable(module: nn.Module) -> None:
+    """Refuse what training cannot go through before anything is calibrated."""
+    for name, inner in module.named_modules():
+        if isinstance(inner, torch.nn.RNNBase):
+            kind = inner.mode.partition("_")[0]  # RNN_TANH is operator RNN
+            raise unsimulated(f"{kind} ({name})" if name else kind)
 
 
 def _permits_untrained(task: Task) -> bool:

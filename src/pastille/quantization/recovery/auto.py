@@ -19,6 +19,7 @@ from pastille.quantization.recovery.graph import named
 from pastille.quantization.recovery.rounding import rounded
 from pastille.quantization.recovery.smoothquant import STRENGTH, smoothed
 from pastille.quantization.rewrites import rewritten
+from pastille.quantization.rewrites.batch_norm import folded
 from pastille.quantization.static import unsaturated, with_ranges
 from pastille.recipe import Quantize, Scheme, StaticRanges, Technique
 from pastille.references import one_line
@@ -149,7 +150,7 @@ def float_side(model: Any, batches: Batches, choice: Choice) -> Any:
         choice: The way.
     """
     if "equalization" in choice.techniques:
-        model = equalized(model)
+        model = equalized(prepared(folded(model)))  # or batch norms of rows would stand between its layers
     if "smoothquant" in choice.techniques:
         model = smoothed(model, observer(model), batches, strength=choice.strength)
     return prepared(rewritten(model))  # only now: seams are seen in what the exporter writes
@@ -252,7 +253,7 @@ def answers(model: Any, batches: Batches, *, what: str = "the model") -> dict[st
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised below, and need not be printed as well
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         names = [o.name for o in session.get_outputs() if o.type == "tensor(float)"]

@@ -8,7 +8,7 @@ import onnx
 
 from pastille.quantization.rewrites.alignment import align_
 from pastille.quantization.rewrites.average_pool import average_pool
-from pastille.quantization.rewrites.batch_norm import batch_norm
+from pastille.quantization.rewrites.batch_norm import batch_norm, batch_norm_after_product
 from pastille.quantization.rewrites.concat import concat
 from pastille.quantization.rewrites.conv_transpose import conv_transpose
 from pastille.quantization.rewrites.edit import Rewrite, rewrite_
@@ -18,6 +18,7 @@ from pastille.quantization.rewrites.linear import linear
 from pastille.quantization.rewrites.stem import stem
 
 REWRITES: Final[tuple[Rewrite, ...]] = (
+    batch_norm_after_product,
     batch_norm,
     average_pool,
     conv_transpose,

@@ -31,6 +31,5 @@ def average_pool(node: Any, view: View) -> Replacement | None:
     kernel = tuple(given["kernel_shape"])
     weight = np.full((width, *kernel), 1 / np.prod(kernel))
     how = {key: given[key] for key in ("strides", "pads", "dilations") if key in given}
-    return depthwise(
-        node.input[0], node.output[0], weight, np.zeros(width), view.shapes[node.input[0]], **how
-    )
+    shape = view.shapes[node.input[0]]
+    return depthwise(node.input[0], node.output[0], weight, np.zeros(width), shape, name=node.name, **how)

@@ -59,7 +59,7 @@ def conv_transpose(node: Any, view: View) -> Replacement | None:
     name = node.output[0]
     tensors = {f"{node.input[1]}_phases_for_{name}": weight, f"{name}_bias": np.tile(bias, phases)}
     pads = [axis.pads[side] for side in (0, 1) for axis in axes]
-    conv = make_node("Conv", [node.input[0], *tensors], [f"{name}_phases"], name=f"{name}_conv", pads=pads)
+    conv = make_node("Conv", [node.input[0], *tensors], [f"{name}_phases"], name=node.name, pads=pads)
     grown = [size + sum(axis.pads) - axis.taps + 1 for size, axis in zip(sizes, axes, strict=True) if size]
     shuffle = _shuffle(name, [axis.stride for axis in axes], grown, filters)
     crop = _crop(name, axes)

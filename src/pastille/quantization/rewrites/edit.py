@@ -119,12 +119,11 @@ def depthwise(
         weight: Per channel, ``(C, *kernel)``.
         bias: ``(C,)``.
         shape: Of ``source``.
-        **how: Strides and padding, as of ``Conv``.
+        **how: Strides and padding, as of ``Conv``, and the node's name.
     """
     names = [f"{output}_weight", f"{output}_bias"]
-    node = onnx.helper.make_node(
-        "Conv", [source, *names], [output], name=f"{output}_depthwise", group=shape[1], **how
-    )
+    how = {"name": f"{output}_depthwise", **how}
+    node = onnx.helper.make_node("Conv", [source, *names], [output], group=shape[1], **how)
     tensors = {names[0]: weight.astype(np.float32)[:, None], names[1]: bias.astype(np.float32)}
     return Replacement(nodes=(node,), tensors=tensors)
 

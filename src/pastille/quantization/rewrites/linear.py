@@ -33,7 +33,7 @@ def linear(node: Any, view: View) -> Replacement | None:
     rows, answers = f"{output}_rows", f"{output}_gemm"
     nodes = (
         make_node("Reshape", [product.input[0], names[0]], [rows], name=rows),
-        make_node("Gemm", [rows, product.input[1], bias], [answers], name=answers),
+        make_node("Gemm", [rows, product.input[1], bias], [answers], name=product.name),
         make_node("Reshape", [answers, names[1]], [output], name=f"{output}_unrows"),
     )
     return Replacement(nodes=nodes, tensors=dict(zip(names, shapes, strict=True)))
