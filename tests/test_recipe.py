@@ -120,6 +120,56 @@ def test_mistakes_are_named_with_what_is_allowed(changes: dict[str, Any], said: 
     assert said in refused(**changes)
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"percentile": 99}, "takes percentile only with calibration 'percentile', got calibration 'minmax'"),
+        ({"percentile": 99.99, "calibration": "mse"}, "only with calibration 'percentile', got calibration"),
+        ({"weight_bits": 7, "scheme": "arm"}, "takes no weight_bits but 8 with scheme 'arm', got 7"),
+        (
+            {"weight_bits": "auto", "scheme": "tensorrt"},
+            "weight_bits but 8 with scheme 'tensorrt', got 'auto'",
+        ),
+        ({"recover": ["equalisation"]}, "recover must be auto, none, or a list of equalization, smoothquant"),
+        ({"recover": "rounding"}, "got 'rounding'"),
+        ({"keep_float": 3}, "keep_float must be a valid list, got 3"),
+    ],
+)
+def test_quantization_refuses_what_it_would_not_heed(section: dict[str, Any], said: str) -> None:
+    line = refused(plan=[{"quantize": section}])
+    assert said in line
+    assert ";" not in line or line.count("plan.0.quantize") == 1, "one problem is told once"
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {},
+        {"calibration": "percentile", "percentile": 99},
+        {"scheme": "arm"},
+        {"scheme": "tensorrt", "weight_bits": 8},
+        {"scheme": "x86", "weight_bits": "auto"},
+        {"recover": ["rounding", "bias_correction"]},
+        {"recover": "none"},
+        {"method": "auto", "calibration": "entropy"},
+    ],
+)
+def test_a_section_that_was_written_reads_back(section: dict[str, Any]) -> None:
+    recipe = parse_recipe(asked(plan=[{"quantize": section}]))
+    again = parse_recipe(recipe.model_dump(mode="json"))
+    assert (again, recipe_hash(again)) == (recipe, recipe_hash(recipe))
+
+
+@pytest.mark.parametrize("method", ["ptq", "mixed", "auto", "dynamic", "int4"])
+def test_one_layer_needs_no_list(method: str) -> None:
+    step = parse_recipe(asked(plan=[{"quantize": {"method": method, "keep_float": "first"}}])).plan[0]
+    assert step.quantize.keep_float == ["first"]  # type: ignore[union-attr]
+
+
+def test_a_plan_quantizes_once() -> None:
+    assert "plan must quantize once" in refused(plan=[{"quantize": {}}, {"quantize": {"method": "bf16"}}])
+
+
 @pytest.mark.parametrize("later", [{"prune": {"sparsity": 0.5}}, {"finetune": {"epochs": 1}}])
 def test_quantization_is_last(later: dict[str, Any]) -> None:
     line = refused(plan=[{"quantize": {}}, later])

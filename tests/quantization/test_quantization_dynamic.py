@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -27,8 +28,10 @@ from quantization_layers import (
 from torch import nn
 
 from pastille.errors import PreconditionError
+from pastille.export import export_onnx
 from pastille.quantization.dynamic import int8_columns, quantize_dynamic
 from pastille.quantization.embeddings import int8_embeddings
+from pastille.quantization.weight_only import quantize_weights
 from pastille.runtime import optimized_operators
 
 
@@ -138,6 +141,36 @@ def test_an_lstm_runs_in_8_bits(tmp_path: Path) -> None:
     assert error(target, data, source) < 0.03
     # Weights that exporters stack from slices are stored in 8 bits all the same.
     assert report.bytes_after < 0.5 * report.bytes_before
+
+
+@pytest.mark.parametrize("ranges", ["batch", "row"])
+def test_an_lstm_has_a_note_of_its_own_that_advises_nothing_that_was_given(
+    tmp_path: Path, ranges: Literal["batch", "row"]
+) -> None:
+    source, data = recurrent(tmp_path, nn.LSTM)
+    report = quantize_dynamic(source, target := tmp_path / "b.onnx", ranges=ranges)
+    of_lstm = [note for note in report.notes if note.startswith("a range of an LSTM covers the whole batch")]
+    name = next(name for name, how in report.changed.items() if "LSTM" in how)
+    assert len(of_lstm) == 1
+    assert of_lstm[0].endswith(
+        f"judge at the batch size that is served, or keep it float (keep_float: {name})"
+    )
+    advised = [note for note in report.notes if note.endswith("or use ranges='row'")]
+    linear = any("LSTM" not in how for how in report.changed.values())
+    assert bool(advised) == (linear and ranges == "batch")
+    kept = quantize_dynamic(source, tmp_path / "c.onnx", ranges=ranges, keep_float=[name])
+    assert not any("LSTM" in note for note in kept.notes)
+    alone = np.concatenate([answer(target, {"x": data["x"][i : i + 1]}) for i in range(32)])
+    assert np.abs(answer(target, data) - alone).max() > 1e-4, "what the note says is so"
+
+
+def test_convolutions_that_hold_the_weights_are_sent_to_static_quantization(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv1d(1, 32, 3), nn.ReLU(), nn.Conv1d(32, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    export_onnx(net.eval(), {"input": torch.zeros(2, 1, 8)}, tmp_path / "a.onnx")
+    said = "2 convolutions hold 94% of the weights, which dynamic quantization leaves float: use method: ptq"
+    assert said in quantize_dynamic(tmp_path / "a.onnx", tmp_path / "b.onnx").notes
+    said = said.replace("dynamic", "weight")
+    assert said in quantize_weights(tmp_path / "a.onnx", tmp_path / "b.onnx").notes
 
 
 def test_an_lstm_has_the_weights_that_it_had(tmp_path: Path) -> None:

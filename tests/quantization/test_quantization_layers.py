@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import nn
 
 from pastille.errors import PreconditionError
 from pastille.export import export_onnx
-from pastille.quantization.layers import kept_float, layers, sections
+from pastille.quantization.layers import kept_float, layers, left_out, sections
+from pastille.quantization.linear import linear_layers
 from pastille.quantization.ranges import minmax, observer
 from pastille.quantization.recovery import prepared
 from pastille.quantization.rewrites import rewritten
@@ -127,7 +129,7 @@ def kept_product(model: Any, name: str) -> str:
         (["last", "first"], ["stem.0", "head"]),
         (["blocks.*.0"], ["blocks.0.0", "blocks.1.0"]),
         (["blocks.1"], ["blocks.1.0", "blocks.1.2"]),
-        (["*"], ["stem.0", "blocks.0.0", "blocks.0.2", "blocks.1.0", "blocks.1.2", "head"]),
+        (["*0", "*2"], ["stem.0", "blocks.0.0", "blocks.0.2", "blocks.1.0", "blocks.1.2"]),
         ([], []),
     ],
 )
@@ -186,11 +188,14 @@ def test_a_layer_is_never_cut() -> None:
 
 def test_a_graph_from_elsewhere_goes_by_its_nodes(tmp_path: Path) -> None:
     value = helper.make_tensor_value_info
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="product"),
+        helper.make_node("MatMul", ["h", "w"], ["y"], name="other"),
+    ]
     weights = [numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")]
     ends = [value("x", 1, ["n", 4])], [value("y", 1, ["n", 4])]
     model = helper.make_model(helper.make_graph(nodes, "g", *ends, weights))
-    assert names(model) == ["product"]
+    assert names(model) == ["product", "other"]
     assert kept_float(model, ["first"]) == {"product"}
 
 
@@ -205,3 +210,115 @@ def test_everything_in_float_answers_as_float(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         answer(tmp_path / "kept.onnx", data), answer(tmp_path / "float.onnx", data), rtol=1e-4, atol=1e-5
     )
+
+
+def torchscript(net: nn.Module, *shape: int) -> Any:
+    """As the older exporter writes it: batch norms folded into weights that have numbers for names."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = Path(folder) / "float.onnx"
+        torch.onnx.export(net.eval(), (torch.zeros(2, *shape),), file, dynamo=False, opset_version=17)
+        return onnx.load(file)
+
+
+def folded_blocks() -> Any:
+    def calls(net: Any, x: Any) -> Any:
+        x = net.stem(x)
+        for block in net.blocks:
+            x = x + block(x)
+        return net.head(x.mean(dim=(2, 3)))
+
+    blocks = nn.ModuleList(Function(lambda net, x: net.b(x), b=conv_bn(24, 24)) for _ in range(2))
+    head = nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4))
+    return torchscript(Function(calls, stem=conv_bn(3, 24), blocks=blocks, head=head), 3, 66, 66)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["rewritten", "rewritten twice"])
+def test_nodes_tell_the_modules_of_weights_that_have_numbers_for_names(again: bool) -> None:
+    """The input's channels are padded and 24 channels widened to 32, so all weights have new names too."""
+    model = folded_blocks()
+    assert [n.input[1][:6] for n in model.graph.node if n.op_type == "Conv"] == ["onnx::"] * 3
+    model = prepared(rewritten(rewritten(model) if again else model))
+    expected = ["stem.0", "blocks.0.b.0", "blocks.1.b.0", "head.0", "head.2"]
+    assert names(model) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("stem.*", ["stem.0"]),
+        ("blocks", ["blocks.0.b.0", "blocks.1.b.0"]),
+        ("*.b.0", ["blocks.0.b.0", "blocks.1.b.0"]),
+        ("/stem/stem.0/Conv", ["stem.0"]),
+        ("/head/*", ["head.0", "head.2"]),
+    ],
+)
+def test_modules_and_nodes_of_a_bare_file_are_both_known(asked: str, found: list[str]) -> None:
+    model = prepared(rewritten(folded_blocks()))
+    kept = kept_float(model, [asked])
+    assert [layer.name for layer in layers(model) if kept.issuperset(layer.nodes)] == found
+
+
+def test_linear_layers_of_tokens_go_by_their_modules_too() -> None:
+    """The exporter transposes their weights, and gives them numbers for names."""
+    model = torchscript(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), 5, 8)
+    assert [n.input[1][:6] for n in model.graph.node if n.op_type == "MatMul"] == ["onnx::"] * 2
+    assert names(prepared(rewritten(model))) == ["0", "2"]
+    assert [layer.name for layer in linear_layers(model, keep_float=["0"]).layers] == ["/2/MatMul"]
+
+
+def test_an_error_offers_no_name_that_a_rewrite_made() -> None:
+    """Batch norm, pooling, transposed convolution and tokens all become other nodes."""
+
+    def calls(net: Any, x: Any) -> Any:
+        x = net.up(net.pool(net.norm(torch.relu(net.stem(x)))))
+        return net.head(x.flatten(2).transpose(1, 2))
+
+    parts = {"stem": nn.Conv2d(3, 16, 3), "norm": nn.BatchNorm2d(16), "pool": nn.AvgPool2d(2)}
+    for value in parts["norm"].state_dict().values():  # as trained; equal ones the exporter stores once
+        value.add_(torch.rand(value.shape) if value.is_floating_point() else 1)
+    net = Function(calls, **parts, up=nn.ConvTranspose2d(16, 8, 2, 2), head=nn.Linear(8, 4))
+    found = names(prepared(rewritten(torchscript(net, 3, 66, 66))))
+    assert found == ["stem", "norm", "pool", "up", "head"]
+
+
+def weights_of(kind: Any, width: int) -> Any:
+    def calls(net: Any, x: Any) -> Any:
+        return net.head(net.rnn(net.conv(x).transpose(1, 2))[0][:, -1])
+
+    conv, head = nn.Conv1d(3, width, 5), nn.Linear(8, 3)
+    return Function(calls, conv=conv, rnn=kind(width, 8, num_layers=2, batch_first=True), head=head)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["dynamo", "torchscript"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            nn.LSTM,
+            "2 LSTMs hold {}% of the weights, which static quantization leaves float: use method: dynamic",
+        ),
+        (
+            nn.GRU,
+            "2 GRUs hold {}% of the weights, which static quantization leaves float: use method: bf16 or",
+        ),
+    ],
+)
+def test_a_model_that_is_mostly_recurrent_is_told_where_to_go(kind: Any, said: str, old: bool) -> None:
+    net = weights_of(kind, 16)
+    recurrent = sum(p.numel() for p in net.get_submodule("rnn").parameters())
+    share = recurrent / sum(p.numel() for p in net.parameters())
+    model = torchscript(net, 3, 20) if old else exported(net, {"input": np.zeros((4, 3, 20), np.float32)})
+    assert left_out(model).startswith(said.format(round(100 * share)))
+    assert left_out(model, "weights").startswith(said.split("static")[0].format(round(100 * share)))
+    assert not left_out(model, "dynamic") if kind is nn.LSTM else "GRUs" in left_out(model, "dynamic")
+
+
+def test_convolutions_are_sent_to_static_quantization() -> None:
+    model = graph("residual")
+    assert not left_out(model)
+    for way, words in (("dynamic", "dynamic quantization"), ("weights", "weight quantization")):
+        said = left_out(model, way)  # type: ignore[arg-type]
+        assert "convolutions hold" in said
+        assert said.endswith(f"% of the weights, which {words} leaves float: use method: ptq")
+    assert not left_out(graph("mlp"), "dynamic")

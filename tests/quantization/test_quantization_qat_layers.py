@@ -200,7 +200,8 @@ def test_what_it_cannot_go_through_is_named(
     with pytest.raises(PreconditionError) as caught:
         prepare(source, target, model)
     assert str(caught.value) == (
-        f"quantize: training in int8 cannot go through operator {named}; use method: ptq"
+        f"quantize: training in int8 cannot go through operator {named}; leave quantize out, or use "
+        "method: ptq or dynamic where the risk tier permits it"
     )
 
 

@@ -144,7 +144,7 @@ def test_a_batch_norm_is_a_depthwise_convolution(shape: tuple[int, ...]) -> None
     require_equal(model, new, normal(2, *shape))
 
 
-def test_a_batch_norm_of_rows_or_in_training_stays() -> None:
+def test_a_batch_norm_of_rows_that_no_product_makes_or_in_training_stays() -> None:
     parts = [np.ones(4, np.float32)] * 4
     for model in (
         single("BatchNormalization", (4,), *parts),

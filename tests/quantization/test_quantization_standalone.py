@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from pastille.cli.app import app
 from pastille.export import export_onnx
+from pastille.quantization.standalone import readable
 
 FLOAT = '<ir_version: 10, opset_import: ["" : 18]> g (float[n, 2] x) => (float[n, 2] y) '
 
@@ -38,6 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(path / "shape.npz", x[:, :2])
     np.savez(path / "integers.npz", x.astype(np.int64))
     np.savez(path / "two.npz", a=x, b=x)
+    np.savez(path / "huge.npz", np.where(np.arange(80)[:, None, None, None] == 7, 1e30 * x, x))
+    np.savez(path / "named.npz", input=x)
+    np.savez(path / "labelled.npz", scan=x, y=np.arange(80) % 2)
     np.savez(path / "nan.npz", np.where(np.arange(80)[:, None, None, None] == 7, np.nan, x))
     np.savez(path / "same.npz", np.repeat(x[:1], 80, axis=0))
     np.save(path / "array.npy", x)
@@ -70,6 +74,57 @@ def test_strata_are_covered_and_shown(folder: Path, tmp_path: Path) -> None:
     assert made["recovery"] is None
     shown = run(folder / "model.onnx", *arguments, "-o", tmp_path / "i.onnx").stdout
     assert {"size", "error", "speed", "made"} <= set(shown.split())
+
+
+def told(folder: Path, data: str, target: Path, *options: object) -> tuple[dict[str, Any], str]:
+    arguments = (folder / "model.onnx", "--data", folder / data, "-o", target, *options)
+    said, shown = run(*arguments, "--json"), run(*arguments)
+    assert (said.exit_code, shown.exit_code) == (0, 0), said.output
+    return json.loads(said.stdout)["quantized"], " ".join(shown.stdout.split())
+
+
+def test_a_file_that_collapsed_is_not_passed_in_silence(folder: Path, tmp_path: Path) -> None:
+    made, shown = told(folder, "huge.npz", tmp_path / "i.onnx", "--recover", "none")
+    assert made["deviation"]["sqnr_db"] < 15
+    lost, far = made["warnings"]
+    assert "try recover: auto, keep_float for the layers" in lost
+    assert "input 'input' of case 7 reaches" in far
+    assert "e+30, a typical one" in far
+    made_by, rest = shown.split("made by", 1)
+    assert "WARNING" not in made_by
+    assert rest.split("cases", 1)[1].startswith(f" WARNING {lost} WARNING {far}")
+
+
+def test_a_file_that_did_not_is_told_of_as_ever(folder: Path, tmp_path: Path) -> None:
+    made, shown = told(folder, "named.npz", tmp_path / "i.onnx", "--recover", "none")
+    assert (made["warnings"], made["notes"]) == ([], [])
+    assert "WARNING" not in shown
+
+
+def test_a_single_array_of_another_name_is_taken_and_told(folder: Path, tmp_path: Path) -> None:
+    made, shown = told(folder, "calib.npz", tmp_path / "i.onnx", "--recover", "none")
+    assert made["notes"] == ["array 'pixels' of the data is taken for input 'input' of the model"]
+    assert f"note {made['notes'][0]}" in shown
+
+
+@pytest.mark.parametrize("inputs", ["scan", "[scan]"])
+def test_so_is_the_single_input_of_a_recipe(folder: Path, tmp_path: Path, inputs: str) -> None:
+    recipe = f"""
+        name: r
+        task: {{kind: binary, model: m.py:f, labels: [a, b]}}
+        data: {{reader: npz, path: {folder / "labelled.npz"}, inputs: {inputs}, target: y}}
+    """
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    renamed = onnx.load(folder / "model.onnx")
+    renamed.graph.input[0].name = "pixels"
+    for node in renamed.graph.node:
+        node.input[:] = ["pixels" if name == "input" else name for name in node.input]
+    onnx.save(renamed, tmp_path / "renamed.onnx")
+    options = ("--recover", "none", "--json")
+    said = run(tmp_path / "renamed.onnx", "--data", tmp_path / "recipe.yaml", *options)
+    assert said.exit_code == 0, said.output
+    (note,) = json.loads(said.stdout)["quantized"]["notes"]
+    assert note.endswith("is taken for input 'pixels' of the model")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +163,13 @@ def with_domain(model: Any, path: Path) -> None:
     onnx.save(model, path)
 
 
+def broken(model: Any, value: float) -> Any:
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weight[0, 1] = value
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    return model
+
+
 W = "<float[2, 2] w = {1.0, 2.0, 3.0, 4.0}> "
 LOOSE = '<ir_version: 10, opset_import: ["" : 18]> g (float[n, 2] x, bool c) => (float[n, 2] y) '
 
@@ -130,6 +192,24 @@ LOOSE = '<ir_version: 10, opset_import: ["" : 18]> g (float[n, 2] x, bool c) => 
             2,
             "batch normalization in training mode",
         ),
+        (
+            "{ y = Dropout <seed = 1, unheard = 2> (x) }",
+            onnx.save,
+            2,
+            "cannot be loaded: Dropout '': Unrecognized attribute: unheard for operator Dropout; export the",
+        ),
+        (
+            W + "{ y = MatMul(x, w) }",
+            lambda model, path: onnx.save(broken(model, np.nan), path),
+            2,
+            "weight 'w' holds NaN: the file is broken",
+        ),
+        (
+            W + "{ y = MatMul(x, w) }",
+            lambda model, path: onnx.save(broken(model, -np.inf), path),
+            2,
+            "weight 'w' holds infinity: the file is broken",
+        ),
     ],
 )
 def test_an_unfit_model_is_one_line(tmp_path: Path, body: str, save: Any, code: int, words: str) -> None:
@@ -139,6 +219,12 @@ def test_an_unfit_model_is_one_line(tmp_path: Path, body: str, save: Any, code: 
     assert said.exit_code == code, said.output
     assert words in said.stderr
     assert said.stderr.count("\n") == 1
+
+
+def test_infinity_may_stand_in_a_mask(tmp_path: Path) -> None:
+    model = parser.parse_model(FLOAT + W + "{ h = Add(x, w)  y = Softmax(h) }")
+    onnx.save(broken(model, -np.inf), tmp_path / "m.onnx")
+    assert [node.op_type for node in readable(tmp_path / "m.onnx").graph.node] == ["Add", "Softmax"]
 
 
 def test_control_flow_is_one_line(tmp_path: Path) -> None:
@@ -172,6 +258,8 @@ def test_an_old_opset_is_raised(tmp_path: Path) -> None:
         ("--scheme", "mips", "--scheme must be 'auto', 'x86', 'arm' or 'tensorrt', got 'mips'"),
         ("--method", "int3", "must be one of ptq, qat, mixed, auto, dynamic, int4"),
         ("--method", "mixed", "--method mixed must be judged by labels: write a recipe and use pastille run"),
+        ("--samples", "5", "--samples must be greater than or equal to 16, got 5"),
+        ("--percentile", "99", "--method ptq takes percentile only with calibration 'percentile'"),
         ("--set", "block_size=64", "unknown key 'block_size' with method ptq; it belongs to int4 or int8-w"),
         ("--set", "draws=7", "--set draws compares decisions on validation"),
         ("--method", "qat", "--method qat must be judged by labels"),

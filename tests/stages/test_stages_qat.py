@@ -215,6 +215,19 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         stage().requires(artifact, odd)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_a_recurrent_layer_is_refused_before_any_work(kind: str, tmp_path: Path) -> None:
+    task = small_task()
+    net = nn.ModuleDict({"body": nn.Sequential(getattr(nn, kind)(4, 4)), "head": nn.Linear(4, 2)})
+    artifact = replace(exported_artifact_of(task.model, task, tmp_path), module=net)
+    with pytest.raises(PreconditionError) as caught:
+        stage(samples=10**6).requires(artifact, task)  # too many, which would be found next
+    assert str(caught.value) == (
+        f"quantize: training in int8 cannot go through operator {kind} (body.0); leave quantize out, or use "
+        "method: ptq or dynamic where the risk tier permits it"
+    )
+
+
 def test_options_are_what_was_asked() -> None:
     found = stage(distill=Distill(alpha=0.3)).options
     assert found["method"] == "qat"

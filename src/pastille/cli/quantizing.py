@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
@@ -156,6 +156,9 @@ class _Renamed:
         """One case as ``{name: array}``."""
         (array,) = named(self.inputs[index]).values()
         return {self.name: array}
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
 
 
 def _taken(what: str, name: str, wanted: str) -> str:

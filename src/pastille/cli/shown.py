@@ -186,9 +186,7 @@ def gains(result: RunResult) -> list[str]:
     if before.sha256 == after.sha256:
         return ["nothing was compressed: the file is that of the model as it was brought"]
     final = _final(result)
-    lines = [
-        f"size        {size_text(before.size_bytes, after.size_bytes)}"
-    ]
+    lines = [f"size        {size_text(before.size_bytes, after.size_bytes)}"]
     lines += [
         f"latency     {_side_by_side(s)} at batch {s.batch} "
         f"({speed_text(s)}, {speed_interval_text(s.interval)})"

@@ -12,6 +12,8 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from onnx import TensorProto
+
 from pastille.errors import PreconditionError
 
 _WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -37,6 +39,7 @@ _NEVER: Final = MappingProxyType({kind: (kind, _NO_KERNEL) for kind in ("GRU", "
 _REWRITTEN: Final = re.compile(r"_(?:wide|padded|phases|folded)_for_")  # follows the name of a weight
 _MODULE: Final = re.compile(r"[^/:]+")  # e.g. not in ``onnx::Conv_128``, which says nothing
 _SHOWN: Final = 3  # names that an error offers
+_FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 _MOST: Final = 0.5  # of the weights
 _WEIGHTS: Final = 4  # inputs up to here are data, weights and biases; a recurrent layer has states behind
 _MANY: Final = 8  # layers in one section
@@ -91,14 +94,21 @@ def _module(node: Any, constants: Container[str]) -> str:
     held = [str(name) for name in node.input if name in constants]
     known = (_MODULE.match(_REWRITTEN.split(name)[0]) for name in held)
     dotted = (found.group() for found in known if found and "." in found.group())
-    scope = _scope(node.name) if held else ""
+    scope = scope_of(node.name) if held else ""
     return next((n.removeprefix("model.").rpartition(".")[0] or n for n in dotted), scope or str(node.name))
 
 
-def _scope(name: str) -> str:
-    """E.g. ``blocks.0.b.1`` of a node ``/blocks/blocks.0/b/b.1/Conv``; "" where a name tells no module.
+def scope_of(name: str) -> str:
+    """The module that the name of a node tells; "" where it tells none.
 
     So the TorchScript exporter names nodes; the weights that it folds a batch norm into, it numbers.
+
+    Args:
+        name: Of a node.
+
+    Example:
+        >>> scope_of("/blocks/blocks.0/b/b.1/Conv")
+        'blocks.0.b.1'
     """
     if not name.startswith("/"):
         return ""
@@ -163,9 +173,9 @@ def left_out(model: Any, way: Way = "static") -> str:
         if not node.domain and node.op_type in known:
             held.setdefault(known[node.op_type], set()).update(_stored(node, model.graph))
             counts[known[node.op_type]] += 1
-    sizes = {t.name: _count(t.dims) for t in model.graph.initializer}
+    sizes = {t.name: _count(t.dims) for t in model.graph.initializer if t.data_type in _FLOATS}
     total = max(sum(sizes.values()), 1)
-    shares = {kind: sum(sizes[name] for name in names) / total for kind, names in held.items()}
+    shares = {kind: sum(sizes.get(name, 0) for name in names) / total for kind, names in held.items()}
     kind, share = max(shares.items(), key=lambda found: found[1], default=(("", ""), 0.0))
     return _left_words(way, kind, counts[kind], share) if share > _MOST else ""
 

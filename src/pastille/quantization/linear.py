@@ -12,6 +12,7 @@ import numpy as np
 
 from pastille.errors import PreconditionError
 from pastille.quantization.conversion import constant_values, node_name
+from pastille.quantization.layers import scope_of
 from pastille.quantization.nodes import bodies
 
 
@@ -185,7 +186,7 @@ def _kept(layers: Sequence[Linear], names: Iterable[str], *, float_anyway: set[s
 def _is_called(layer: Linear, name: str) -> bool:
     """By its node, weight or output, or by its module in PyTorch or one around that; * matches any."""
     module = layer.weight_name.removeprefix("model.").rpartition(".")[0]
-    known = {layer.name, layer.weight_name, layer.output, *layer.nodes, module}
+    known = {layer.name, layer.weight_name, layer.output, *layer.nodes, module, scope_of(layer.name)}
     return any(fnmatchcase(each, name) or fnmatchcase(each, f"{name}.*") for each in known if each)
 
 

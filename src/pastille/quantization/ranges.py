@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from pastille.errors import CalibrationError
-from pastille.references import one_line
+from pastille.runtime.faults import reason
 
 Batches = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 Range = tuple[float, float]
@@ -37,7 +37,7 @@ class Observer:
             arrays = self.session.run(list(self.tensors), dict(batch))
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise CalibrationError(
-                f"calibration: the model cannot run on a batch: {one_line(error)}"
+                f"calibration: the model cannot run on a batch: {reason(error)}"
             ) from error
         yield from ((name, array) for name, array in batch.items() if array.dtype == np.float32)
         yield from zip(self.tensors, arrays, strict=True)

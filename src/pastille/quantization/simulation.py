@@ -148,6 +148,6 @@ class Simulation(nn.Module):
 def unsimulated(what: str) -> PreconditionError:
     """Training cannot go through this operator."""
     return PreconditionError(
-        f"quantize: training in int8 cannot go through operator {what}; leave quantize out, or use method: ptq "
-        "or dynamic where the risk tier permits it"
+        f"quantize: training in int8 cannot go through operator {what}; leave quantize out, or use "
+        "method: ptq or dynamic where the risk tier permits it"
     )

@@ -30,7 +30,7 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Names = Annotated[list[str], BeforeValidator(_as_list)]  # one name need not stand in a list
+Names = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 
 
 class StaticRanges(Section):
@@ -62,7 +62,7 @@ class StaticRanges(Section):
                 f"takes percentile only with calibration 'percentile', got calibration {self.calibration!r}; "
                 "set calibration: percentile, or leave percentile out"
             )
-        if "weight_bits" in asked and self.weight_bits != 8:
+        if "weight_bits" in asked:
             raise ValueError(
                 f"takes no weight_bits but 8 with scheme {self.scheme!r}, got {self.weight_bits!r}; "
                 "leave weight_bits out"
@@ -77,7 +77,8 @@ class StaticRanges(Section):
     def _idle(self) -> set[str]:
         """Keys that say nothing beside the others."""
         idle = {"percentile"} if self.calibration != "percentile" else set()
-        return idle | ({"weight_bits"} if self.scheme in ("arm", "tensorrt") else set())
+        in_eight = self.scheme in ("arm", "tensorrt") and self.weight_bits != 8
+        return idle | ({"weight_bits"} if in_eight else set())
 
 
 def _require_this_machine(section: StaticRanges) -> None:
@@ -174,8 +175,8 @@ class DynamicQuantize(Section):
     method: Literal["dynamic"]
     ranges: Literal["batch", "row"] = Field(
         "batch",
-        description="of an input: over the batch, or per row, so that no case depends on another; an LSTM's are "
-        "over the batch with either",
+        description="of an input: over the batch, or per row, so that no case depends on another; an "
+        "LSTM's are over the batch with either",
     )
     embeddings: bool = Field(False, description="also store tables of embeddings in 8 bits")
     keep_float: Names = Field(default_factory=list, description="layers that stay float, by name")

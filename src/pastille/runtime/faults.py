@@ -16,6 +16,7 @@ _NOISE: Final = (
     re.compile(r"^This is an invalid model\. "),
 )
 _NODE: Final = re.compile(r'In Node, \("([^"]*)", (\w+),.*?\) , Error (.*)')
+_CALL: Final = re.compile(r"^Non-zero status code .*? running (\w+) node\. Name:'(.*?)' Status Message: ")
 _NEWER: Final = re.compile(r"Opset (\d+) is under development.* domain (\S+) is till opset (\d+)")
 
 
@@ -35,5 +36,5 @@ def reason(error: Exception) -> str:
         text = noise.sub("", text)
     if newer := _NEWER.search(text):
         text = f"opset {newer[1]} of {newer[2]} is newer than {newer[3]}, the last that it knows"
-    text = _NODE.sub(r"\2 '\1': \3", text)
+    text = _CALL.sub(r"\1 '\2': ", _NODE.sub(r"\2 '\1': \3", text))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

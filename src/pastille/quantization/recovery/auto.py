@@ -22,7 +22,7 @@ from pastille.quantization.rewrites import rewritten
 from pastille.quantization.rewrites.batch_norm import folded
 from pastille.quantization.static import unsaturated, with_ranges
 from pastille.recipe import Quantize, Scheme, StaticRanges, Technique
-from pastille.references import one_line
+from pastille.runtime.faults import reason
 
 TECHNIQUES: Final[tuple[Technique, ...]] = ("equalization", "smoothquant", "rounding", "bias_correction")
 
@@ -261,7 +261,7 @@ def answers(model: Any, batches: Batches, *, what: str = "the model") -> dict[st
     except PastilleError:
         raise
     except Exception as error:  # ONNX Runtime's errors share no other base
-        raise CalibrationError(f"calibration: {what} cannot run on a batch: {one_line(error)}") from error
+        raise CalibrationError(f"calibration: {what} cannot run on a batch: {reason(error)}") from error
     if not parts:
         raise CalibrationError("calibration: there are no cases to compare on; bring at least 20")
     found = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}

@@ -93,7 +93,9 @@ def folded(model: Any) -> Any:
     """
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    found = rewrite_(new, batch_norm_after_product) + rewrite_(new, batch_norm_before_product)
+    found = False
+    while rewrite_(new, batch_norm_after_product) + rewrite_(new, batch_norm_before_product):
+        found = True  # and perhaps another batch norm has come to stand beside the product
     return new if found else model
 
 
@@ -122,7 +124,7 @@ def _weight(node: Any, view: View) -> np.ndarray | None:
     scaled = given.get("alpha", 1.0) != 1 or given.get("beta", 1.0) != 1 or given.get("transA", 0)
     if weight is None or weight.ndim != _ROWS or scaled:
         return None
-    return np.float64(weight.T if given.get("transB", 0) else weight)
+    return (weight.T if given.get("transB", 0) else weight).astype(np.float64)
 
 
 def _bias(node: Any, view: View) -> np.ndarray | None:
@@ -130,7 +132,7 @@ def _bias(node: Any, view: View) -> np.ndarray | None:
     if len(node.input) < 3 or not node.input[2]:
         return np.zeros(1)
     bias = view.constants.get(node.input[2])
-    return None if bias is None or bias.ndim > 1 else np.float64(bias).reshape(-1)
+    return None if bias is None or bias.ndim > 1 else bias.astype(np.float64).reshape(-1)
 
 
 def _gemm(product: Any, source: str, output: str, weight: np.ndarray, bias: np.ndarray) -> Replacement:
