@@ -22,6 +22,7 @@ from pastille.quantization.conversion import float_model
 from pastille.quantization.converting import Converting, conversion_words, converted, is_solved
 from pastille.quantization.coverage import Coverage, coverage, ranges_of
 from pastille.quantization.deviation import Deviation, deviation, far_out, too_far
+from pastille.quantization.layers import left_out
 from pastille.quantization.ranges import observer
 from pastille.quantization.recovery import Choice, Recovery, choice_of, prepared, quantized_by, recovered
 from pastille.quantization.recovery.auto import answers, float_side
@@ -192,6 +193,7 @@ def _in_int8(
         calibrated=_count(fit),
         choice=choice,
         recovery=account,
+        notes=tuple(note for note in (left_out(graph),) if note),
         bytes_before=source.stat().st_size,
         bytes_after=len(data),
         operators=optimized_operators(target),

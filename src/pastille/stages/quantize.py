@@ -15,6 +15,7 @@ import onnx
 from pastille.errors import PreconditionError
 from pastille.progress import Progress
 from pastille.quantization.coverage import coverage, ranges_of, spread
+from pastille.quantization.layers import left_out
 from pastille.quantization.post_training import write_graph
 from pastille.quantization.ranges import observer
 from pastille.quantization.recovery import Choice, Recovery, choice_of, prepared, quantized_by, recovered
@@ -58,6 +59,7 @@ class QuantizeStage:
         target = folder / MODEL
         choice, notes = _made(graph, drawn, self.settings, artifact, target, progress)
         notes += (
+            *(note for note in (left_out(graph),) if note),
             *clipped(graph, drawn, choice, target),
             *self._spread(graph, task, choice, target, progress),
         )
