@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -46,6 +47,24 @@ def test_the_table_of_methods_is_complete_and_permits_what_the_policy_permits() 
     for risk in ("high", "medium"):
         assert set(METHODS) - set(policy.TIERS[risk].quantization) == {"int4"}
     assert set(policy.TIERS["low"].quantization) == set(METHODS)
+
+
+def test_the_table_of_speeds_is_what_was_measured() -> None:
+    page = (ROOT / "docs" / "explain" / "quantization.md").read_text()
+    table = page[page.index("| network |") :].split("\n\n")[0].splitlines()[2:]
+    shown = [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
+    with (ROOT / "benchmarks" / "int8_on_cpu.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] != "digits-resnet"]
+    measured: dict[str, dict[str, float]] = {}
+    for row in rows:
+        measured.setdefault(row["model"], {})[row["method"]] = float(row["speedup_over_fp32"])
+    assert len(shown) == len(measured)
+    columns = ("onnxruntime U8S8", "onnxruntime default static", "nncf", "fasterai")
+    for cells, found in zip(shown, measured.values(), strict=True):
+        ours = max(value for name, value in found.items() if name.startswith("pastille"))
+        theirs = max(value for name, value in found.items() if name.startswith("openvino"))
+        others = [f"{found[name]:.2f}" if name in found else "–" for name in columns]
+        assert [cells[1], *cells[3:]] == [f"{ours:.2f}", *others, f"{theirs:.2f}"], cells[0]
 
 
 def test_the_data_callable_works() -> None:
