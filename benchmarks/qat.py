@@ -4,9 +4,9 @@
 
 Each network is trained from random weights on 192 made-up images of 64 × 64 pixels in three classes,
 quantized after training (PTQ) and trained on in int8 (QAT). The two files are timed in alternation, and their
-operators are counted after ONNX Runtime has optimized them. Where the QAT file decides otherwise than its training on
-more than one of 1,000 images of validation, the stage says so: that stands under ``notes``. Writes
-benchmarks/qat.csv with the conditions.
+operators are counted after ONNX Runtime has optimized them. Where the QAT file decides otherwise than its
+training on more than one of 1,000 images of validation, the stage says so: that stands under ``notes``.
+Writes benchmarks/qat.csv with the conditions.
 """
 
 from __future__ import annotations
