@@ -260,7 +260,11 @@ def test_grouped_convolutions_between_are_not_widened(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 12, 1), nn.Conv2d(12, 18, 3, groups=6), nn.ReLU(), nn.Conv2d(18, 4, 1))
     model = exported(net, images(), tmp_path)
-    require_equal(model, rewritten(model), images()["input"])
+    new = rewritten(model)
+    require_equal(model, new, images()["input"])
+    convolutions = [node for node in new.graph.node if node.op_type == "Conv"]
+    dims = {t.name: tuple(t.dims) for t in new.graph.initializer}
+    assert [dims[node.input[1]][0] for node in convolutions] == [12, 18, 4]
 
 
 def test_a_pruned_networks_odd_widths_are_evened(tmp_path: Path) -> None:

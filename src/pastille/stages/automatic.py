@@ -25,7 +25,7 @@ from pastille.recipe import (
 )
 from pastille.record import StageDetails, Tried
 from pastille.runtime import kernels
-from pastille.stages.calibration import require_layers, sample
+from pastille.stages.calibration import require_calibration
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.convert import ConvertStage
 from pastille.stages.looking import Looking, looking
@@ -64,8 +64,7 @@ class AutoStage:
 
     def requires(self, artifact: Artifact, task: Task) -> None:
         """Layers that are there, and enough samples to calibrate on."""
-        require_layers(artifact.module, self.settings.keep_float)
-        sample(task, self.settings.samples)
+        require_calibration(artifact.module, task, self.settings)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Try everything, then keep the best file under the usual name."""

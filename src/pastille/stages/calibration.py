@@ -14,6 +14,7 @@ from pastille.data.sampler import calibration_indices
 from pastille.data.split import batches
 from pastille.errors import PreconditionError
 from pastille.progress import SILENT, Progress
+from pastille.recipe import StaticRanges
 from pastille.task import Task
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ def sample(task: Task, n: int, *, draw: int = 0, progress: Progress = SILENT) ->
     seed, kind = task.recipe.seed + draw, task.recipe.task.kind
     rows = calibration_indices(task.splits.train, n, seed=seed, kind=kind)
     return Sample(task=task, rows=rows, progress=progress)
+
+
+def require_calibration(module: nn.Module, task: Task, settings: StaticRanges) -> None:
+    """What every method with fixed ranges requires: layers that are there, and enough samples.
+
+    Raises:
+        PreconditionError: ``keep_float`` names no module; the closest ones are named.
+        CalibrationError: There are too few samples.
+    """
+    require_layers(module, settings.keep_float)
+    sample(task, settings.samples)
 
 
 def require_layers(module: nn.Module, asked: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import onnx
 from pastille.data.split import batches
 from pastille.progress import Progress
 from pastille.quantization.layers import kept_float
-from pastille.quantization.mixed import Means, Mixed, search_mixed
+from pastille.quantization.mixed import LayerChoice, Means, Mixed, search_mixed
 from pastille.quantization.post_training import write_graph
 from pastille.quantization.ranges import estimated, observer
 from pastille.quantization.recovery import choice_of, prepared
@@ -21,7 +21,7 @@ from pastille.quantization.static import with_ranges
 from pastille.quantization.timing import node_times
 from pastille.recipe import MixedQuantize
 from pastille.record import StageDetails
-from pastille.stages.calibration import Sample, others, require_layers, sample
+from pastille.stages.calibration import Sample, others, require_calibration, sample
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.looking import Looking, looking
 from pastille.stages.quantize import MODEL, clipped, left_alone, operators_of, require_int8
@@ -51,8 +51,7 @@ class MixedStage:
 
     def requires(self, artifact: Artifact, task: Task) -> None:
         """Layers that are there, and enough samples to calibrate on."""
-        require_layers(artifact.module, self.settings.keep_float)
-        sample(task, self.settings.samples)
+        require_calibration(artifact.module, task, self.settings)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Search, then write the chosen assignment."""
@@ -85,7 +84,7 @@ class MixedStage:
             return left_alone(artifact, target, (f"{why}, so the float file stays", *_words(found)))
         details = StageDetails(
             calibration_samples=len(drawn.rows),
-            left_whole={layer.name: layer.reason for layer in found.layers if layer.precision == "float"},
+            left_whole={layer.name: _why(layer) for layer in found.layers if layer.precision == "float"},
             notes=(*_words(found), *clipped(graph, drawn, choice, target)),
             **operators,
         )
@@ -126,6 +125,16 @@ def _means(quantize: Any, seen: Looking, folder: Path) -> Means:
     (batch,) = batches(seen.task.splits.validation.inputs, [0], 1)
     times = node_times(batch, threads=seen.task.recipe.measure.threads)
     return Means(quantize=quantize, passes=passes, speed=speed, times=times)
+
+
+def _why(layer: LayerChoice) -> str:
+    """Why a layer stays float, with what was measured of it."""
+    seen = []
+    if layer.speed_ratio is not None:
+        seen.append(f"its kernels take {layer.speed_ratio:.2f} times as long in float")
+    if layer.sqnr_gain_db is not None:
+        seen.append(f"alone in float it brings {layer.sqnr_gain_db:.1f} dB")
+    return f"{layer.reason} ({', '.join(seen)})" if seen else layer.reason
 
 
 def _words(found: Mixed) -> Iterator[str]:

@@ -23,7 +23,7 @@ from pastille.recipe import QatQuantize
 from pastille.record import StageDetails
 from pastille.references import load_callable
 from pastille.runtime import load
-from pastille.stages.calibration import require_layers, sample
+from pastille.stages.calibration import require_calibration, sample
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.qat_training import train_in_int8
 from pastille.stages.quantize import MODEL, left_alone, operators_of, require_int8
@@ -80,8 +80,7 @@ class QatStage:
             )
         _require_trainable(artifact.module)
         self._augment()
-        require_layers(artifact.module, self.settings.keep_float)
-        sample(task, self.settings.samples)
+        require_calibration(artifact.module, task, self.settings)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Quantize, train, write the same file with other numbers, and see that it decides alike."""

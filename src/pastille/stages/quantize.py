@@ -23,7 +23,7 @@ from pastille.quantization.recovery.auto import float_side
 from pastille.recipe import Quantize, Scheme
 from pastille.record import Curve, StageDetails
 from pastille.runtime import optimized_operators
-from pastille.stages.calibration import Sample, others, require_layers, sample
+from pastille.stages.calibration import Sample, others, require_calibration, sample
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.looking import Look, answers_of, looking
 from pastille.stats.decisions import decide
@@ -49,8 +49,7 @@ class QuantizeStage:
 
     def requires(self, artifact: Artifact, task: Task) -> None:
         """Layers that are there, and enough samples to calibrate on."""
-        require_layers(artifact.module, self.settings.keep_float)
-        sample(task, self.settings.samples)
+        require_calibration(artifact.module, task, self.settings)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Quantize by a stratified sample of train, win back what is lost, and look over the result."""
@@ -164,7 +163,9 @@ def spread_words(outputs: list[np.ndarray], cases: Cases) -> str:
     said = f"{found.draws} calibration samples: answers vary by {found.deviation:.1%} of their spread"
     if found.undecided is None:
         return said
-    return f"{said}, {found.undecided:.2%} of the decisions on validation are not the same with all of them"
+    if not found.undecided:
+        return f"{said}, and all decisions on validation are the same"
+    return f"{said}, and {found.undecided:.2%} of the decisions on validation differ between them"
 
 
 def left_alone(
