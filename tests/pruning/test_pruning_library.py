@@ -11,7 +11,7 @@ from pruning_nets import Net, trained_looking
 
 from pastille.errors import PreconditionError
 from pastille.pruning import prune, read_model, write_model
-from pastille.pruning.structured import layer_widths
+from pastille.pruning.removal import layer_widths
 from pastille.recipe import TaskSection
 from pastille.stages.contract import state_digest
 from pastille.task import forward

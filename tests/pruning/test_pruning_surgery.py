@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pastille.errors import PreconditionError
 from pastille.pruning import prune
-from pastille.pruning.structured import NothingToRemove, layer_widths
+from pastille.pruning.removal import layer_widths
+from pastille.pruning.structured import NothingToRemove
 from pastille.stages.contract import state_digest
 from pastille.task import forward
 

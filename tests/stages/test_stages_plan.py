@@ -18,7 +18,7 @@ from pastille.data.sampler import calibration_indices
 from pastille.data.split import Split
 from pastille.errors import CalibrationError, PreconditionError, StageError, UsageError
 from pastille.pruning import prune
-from pastille.pruning.structured import layer_widths
+from pastille.pruning.removal import layer_widths
 from pastille.recipe import FinetuneStep, PruneStep, QuantizeStep
 from pastille.record import StageDetails, WidthChange
 from pastille.runtime import load

@@ -5,75 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from pastille.errors import PastilleError, PreconditionError
+from pastille.pruning.units import ChannelGroup, Cut, Entries, Member
 from pastille.pruning.whole import WEIGHTED, Traced, final_layers, why_whole
 from pastille.references import one_line
 from pastille.task.forward import answers
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """Channels that are about to leave their layers.
-
-    Attributes:
-        columns: Layers that read them, with their input channels as they are numbered now.
-        exact: Whether each layer that makes them loses as many channels as were chosen.
-    """
-
-    columns: tuple[tuple[nn.Module, Tensor], ...]
-    exact: bool
-    _group: Any
-
-    def apply_(self) -> None:
-        """Remove them from every layer, in place.
-
-        Raises:
-            PreconditionError: A layer cannot be cut.
-        """
-        with _explained():
-            self._group.prune(record_history=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChannelGroup:
-    """Channels that are removed together, across every layer they run through.
-
-    Attributes:
-        name: The layer that makes the channels.
-        num_channels: How many it makes now.
-        outputs: Layers whose output channels are in the group, the residual partners included.
-        members: Weights by channel, as `criteria.channel_scores` takes them.
-        whole: Why the group must be left whole; empty if it may be pruned.
-    """
-
-    name: str
-    num_channels: int
-    outputs: tuple[str, ...]
-    members: list[tuple[Tensor, Tensor]]
-    whole: str
-    _group: Any
-    _graph: Any
-
-    def cut(self, channels: Tensor) -> Cut:
-        """What removing some channels takes from every layer; nothing is changed yet."""
-        root = self._group[0].dep
-        with _explained():
-            group = self._graph.get_pruning_group(root.target.module, root.handler, channels.tolist())
-        layers = list(_layers(group, self._graph))
-        return Cut(
-            columns=tuple((m, torch.tensor(idxs)) for m, idxs, makes in layers if not makes),
-            exact=all(len(idxs) == len(channels) for _, idxs, makes in layers if makes),
-            _group=group,
-        )
 
 
 def channel_groups(
@@ -125,12 +69,33 @@ def _channel_group(
     )
     return ChannelGroup(
         name=names[group[0].dep.target.module],
+        kind="channels",
         num_channels=num_channels,
         outputs=outputs,
-        members=list(_members(group, graph)),
+        members=tuple(_members(group, graph, names)),
         whole=why_whole(traced, model, protect=protect, last=last),
-        _group=group,
-        _graph=graph,
+        cut=lambda channels: _cut(group, graph, names, channels),
+    )
+
+
+def _cut(group: Any, graph: Any, names: Mapping[nn.Module, str], channels: Tensor) -> Cut:
+    root = group[0].dep
+    with _explained():
+        fresh = graph.get_pruning_group(root.target.module, root.handler, channels.tolist())
+
+    def apply() -> None:
+        with _explained():
+            fresh.prune(record_history=False)
+
+    layers = list(_layers(fresh, graph))
+    return Cut(
+        reads=tuple(
+            Entries(parameter=f"{names[m]}.weight", axis=_axis(m, makes=False), indices=torch.tensor(idxs))
+            for m, idxs, makes in layers
+            if not makes
+        ),
+        exact=all(len(idxs) == len(channels) for _, idxs, makes in layers if makes),
+        apply=apply,
     )
 
 
@@ -152,17 +117,29 @@ def in_width(layer: nn.Module) -> int:
     return int(getattr(layer, "in_channels", None) or layer.in_features)  # type: ignore[arg-type]
 
 
-def _members(group: Any, graph: Any) -> Iterator[tuple[Tensor, Tensor]]:
+def _axis(layer: nn.Module, *, makes: bool) -> Literal[0, 1]:
+    """Where a layer's weight has its output or its input channels."""
+    # Transposed convolutions store (in, out, …), all others (out, in, …).
+    return 0 if makes != bool(getattr(layer, "transposed", False)) else 1
+
+
+def _members(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> Iterator[Member]:
     for item in group.items:
         layer = item.dep.target.module
-        if not isinstance(layer, WEIGHTED) or any(i is None for i in item.root_idxs):
+        weight = getattr(layer, "weight", None) if layer in names else None
+        if not isinstance(weight, torch.Tensor) or any(i is None for i in item.root_idxs):
             continue
-        is_output = graph.is_out_channel_pruning_fn(item.dep.handler)
-        # Transposed convolutions store (in, out, …), all others (out, in, …).
-        axis = int(is_output == bool(getattr(layer, "transposed", False)))
-        weights = layer.weight.detach().transpose(0, axis).flatten(1)
-        if max(item.idxs, default=0) < len(weights):
-            yield weights[list(item.idxs)], torch.tensor(item.root_idxs)
+        makes = bool(graph.is_out_channel_pruning_fn(item.dep.handler))
+        weighted = isinstance(layer, WEIGHTED)
+        axis = _axis(layer, makes=makes) if weighted else 0
+        if max(item.idxs, default=0) < weight.shape[axis]:
+            yield Member(
+                entries=Entries(
+                    parameter=f"{names[layer]}.weight", axis=axis, indices=torch.tensor(item.idxs)
+                ),
+                channels=torch.tensor(item.root_idxs),
+                role=("makes" if makes else "reads") if weighted else "scales",
+            )
 
 
 @contextmanager

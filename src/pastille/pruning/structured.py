@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import torch
 
 from pastille.errors import PreconditionError
 from pastille.pruning.criteria import CRITERIA, channel_scores, channels_kept, lowest
-from pastille.pruning.groups import ChannelGroup, channel_groups
-from pastille.pruning.verify import Columns, check_followed
-from pastille.pruning.whole import REARRANGED, is_within
-from pastille.references import one_line
-from pastille.task.forward import forward
+from pastille.pruning.removal import Pruned, remove, survey
+from pastille.pruning.units import ChannelGroup
+from pastille.pruning.whole import is_within
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,21 +18,6 @@ if TYPE_CHECKING:
 
 class NothingToRemove(PreconditionError):  # noqa: N818, it names a result
     """No layer can be narrowed at this sparsity and rounding."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pruned:
-    """A pruned model, and what was done to it.
-
-    Attributes:
-        model: A new module in eval mode.
-        widths: Layer -> output channels (before, after), for the layers that changed.
-        left_whole: Layer -> why its channels were all kept.
-    """
-
-    model: nn.Module
-    widths: Mapping[str, tuple[int, int]]
-    left_whole: Mapping[str, str]
 
 
 def prune(
@@ -82,39 +61,28 @@ def prune(
     References:
         Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.12900.
     """
-    _check_batch(batch)
     _check_arguments(model, sparsity, round_to, criterion, protect)
-    original, pruned = trainable_copy(model), trainable_copy(model)
-    before = layer_widths(original)
-    columns = Columns(pruned)
+    groups = survey(model, batch, protect=protect)
+    removals: dict[str, Tensor] = {}
     whole: dict[str, str] = {}
-    for group in channel_groups(pruned, batch, protect=protect):
+    for group in groups:
         count = _count_to_remove(group, sparsity, round_to, original_widths or {}, whole)
-        if not count:
-            continue
-        scores = channel_scores(group.members, group.num_channels, CRITERIA[criterion])
-        cut = group.cut(lowest(scores, count))
-        if cut.exact:
-            columns.remove_(cut.columns)
-            cut.apply_()
-        else:
-            whole.update(dict.fromkeys(group.outputs, REARRANGED))
-    after = layer_widths(pruned)
-    widths = {name: (before[name], width) for name, width in after.items() if width != before[name]}
-    if sparsity > 0 and not widths:
-        raise NothingToRemove(_nothing_removed(whole, sparsity, round_to))
-    _check_runs(original, pruned, batch)
-    check_followed(original, pruned, columns.removed(), batch)
-    for name, parameter in model.named_parameters():
-        pruned.get_parameter(name).requires_grad_(parameter.requires_grad)
-    return Pruned(model=pruned, widths=widths, left_whole=whole)
+        if count:
+            scores = channel_scores(_weights(group, model), group.num_channels, CRITERIA[criterion])
+            removals[group.name] = lowest(scores, count)
+    pruned = remove(model, batch, removals, protect=protect)
+    left = {**pruned.left_whole, **whole}
+    if sparsity > 0 and not pruned.widths:
+        raise NothingToRemove(_nothing_removed(left, sparsity, round_to))
+    return Pruned(model=pruned.model, widths=pruned.widths, left_whole=left)
 
 
-def _check_batch(batch: object) -> None:
-    tensors = list(batch.values()) if isinstance(batch, Mapping) else [batch]
-    if not isinstance(batch, Mapping) or not all(isinstance(x, torch.Tensor) for x in tensors):
-        got = ", ".join(type(x).__name__ for x in (tensors or [batch]))
-        raise TypeError(f"batch must be {{input name: torch.Tensor (N, ...)}}, got {got}")
+def _weights(group: ChannelGroup, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (member.entries.rows(model.get_parameter(member.entries.parameter)), member.channels)
+        for member in group.members
+        if member.role != "scales"
+    ]
 
 
 def _check_arguments(
@@ -132,23 +100,6 @@ def _check_arguments(
             )
 
 
-def trainable_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose every weight takes a gradient: what is frozen could not be traced.
-
-    Raises:
-        PreconditionError: The model cannot be copied.
-    """
-    try:
-        new = copy.deepcopy(model).eval()
-    except Exception as error:
-        raise PreconditionError(
-            f"prune: the model cannot be copied ({one_line(error, 160)}); leave prune out of the plan"
-        ) from error
-    for parameter in new.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    return new
-
-
 def _count_to_remove(
     group: ChannelGroup,
     sparsity: float,
@@ -163,33 +114,6 @@ def _count_to_remove(
         whole.update(dict.fromkeys(group.outputs, reason))
         return 0
     return count
-
-
-def layer_widths(model: nn.Module) -> dict[str, int]:
-    """Output channels of every convolution and linear layer, by module name."""
-    found = {}
-    for name, module in model.named_modules():
-        width = getattr(module, "out_channels", getattr(module, "out_features", None))
-        if isinstance(width, int):
-            found[name] = width
-    return found
-
-
-def _check_runs(model: nn.Module, pruned: nn.Module, batch: Mapping[str, Tensor]) -> None:
-    with torch.inference_mode():
-        expected = tuple(forward(model, batch).shape)
-        try:
-            shape = tuple(forward(pruned, batch).shape)
-        except Exception as error:
-            raise PreconditionError(
-                f"prune: the pruned model no longer runs ({one_line(error, 160)}): its code fixes a width "
-                "by hand; protect that module in the recipe (prune.protect) or leave prune out of the plan"
-            ) from error
-    if shape != expected:
-        raise PreconditionError(
-            f"prune: the pruned model's output has shape {shape} instead of {expected}; "
-            "protect the last layer in the recipe (prune.protect)"
-        )
 
 
 def _nothing_removed(whole: Mapping[str, str], sparsity: float, round_to: int) -> str:

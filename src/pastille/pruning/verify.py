@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from pastille.errors import PreconditionError
-from pastille.pruning.groups import in_width
-from pastille.pruning.whole import WEIGHTED
+from pastille.pruning.units import Entries
 from pastille.task.forward import forward
 
 if TYPE_CHECKING:
@@ -24,32 +23,35 @@ _ACROSS_CHANNELS = {"NativeLayerNorm", "NativeGroupNorm", "Softmax", "LogSoftmax
 _REDUCTIONS = {"Mean", "Sum", "Var", "Std", "Norm", "LinalgVectorNorm", "Max", "Min", "Amax", "Amin"}
 
 
+Place = tuple[str, int]  # a parameter and one of its axes
+
+
 @final
-class Columns:
-    """Keeps count of which input channels of the original layers are gone, while layers shrink."""
+class Reads:
+    """Keeps count of which entries of the original parameters are gone, while layers shrink."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._names = {m: name for name, m in model.named_modules() if isinstance(m, WEIGHTED)}
-        self._kept: dict[nn.Module, Tensor] = {m: torch.arange(in_width(m)) for m in self._names}
-        self._before = {name: in_width(m) for m, name in self._names.items()}
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._kept: dict[Place, Tensor] = {}
 
-    def remove_(self, columns: Iterable[tuple[nn.Module, Tensor]]) -> None:
-        """Note that a layer loses input channels, by their present index."""
-        for layer, gone in columns:
-            kept = self._kept[layer]
-            self._kept[layer] = kept[~torch.isin(torch.arange(len(kept)), gone)]
+    def remove_(self, reads: Iterable[Entries]) -> None:
+        """Note that parameters lose entries, by their present index."""
+        for entries in reads:
+            place = entries.parameter, entries.axis
+            kept = self._kept.get(place, torch.arange(self._shapes[entries.parameter][entries.axis]))
+            self._kept[place] = kept[~torch.isin(torch.arange(len(kept)), entries.indices)]
 
-    def removed(self) -> dict[str, Tensor]:
-        """Layer -> its input channels that are gone, by their original index."""
+    def removed(self) -> dict[Place, Tensor]:
+        """Parameter and axis -> its entries that are gone, by their original index."""
         gone = {}
-        for layer, name in self._names.items():
-            before = torch.arange(self._before[name])
-            gone[name] = before[~torch.isin(before, self._kept[layer])]
-        return {name: indices for name, indices in gone.items() if len(indices)}
+        for (name, axis), kept in self._kept.items():
+            before = torch.arange(self._shapes[name][axis])
+            gone[name, axis] = before[~torch.isin(before, kept)]
+        return {place: indices for place, indices in gone.items() if len(indices)}
 
 
 def check_followed(
-    original: nn.Module, pruned: nn.Module, removed: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    original: nn.Module, pruned: nn.Module, removed: Mapping[Place, Tensor], batch: Mapping[str, Tensor]
 ) -> None:
     """Compare the pruned model with the original that does not read the removed channels.
 
@@ -60,18 +62,16 @@ def check_followed(
     Args:
         original: In eval mode, every parameter with a gradient; not modified.
         pruned: The result.
-        removed: From `Columns.removed`.
+        removed: From `Reads.removed`.
         batch: Example inputs.
 
     Raises:
         PreconditionError: They answer differently, and no normalization over channels explains it.
     """
     blind = copy.deepcopy(original)
-    for name, columns in removed.items():
-        layer = blind.get_submodule(name)
-        axis = 0 if getattr(layer, "transposed", False) else 1
+    for (name, axis), entries in removed.items():
         with torch.no_grad():
-            layer.weight.index_fill_(axis, columns, 0.0)  # type: ignore[operator]
+            blind.get_parameter(name).index_fill_(axis, entries, 0.0)
     with torch.enable_grad():
         expected, answer = forward(blind, batch), forward(pruned, batch)
     scale = float(expected.detach().abs().max())

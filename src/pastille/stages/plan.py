@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, final
 from pastille.errors import PreconditionError, StageError
 from pastille.progress import Progress
 from pastille.pruning import prune
-from pastille.pruning.structured import NothingToRemove, layer_widths
+from pastille.pruning.removal import layer_widths
+from pastille.pruning.structured import NothingToRemove
 from pastille.recipe import (
     CalibrateStep,
     FinetuneStep,
