@@ -377,7 +377,7 @@ def _plan_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
         key = f"plan.{place}"
         if isinstance(step, QuantizeStep):
             yield from _quantize_problems(step.quantize, recipe, f"{key}.quantize")
-        elif isinstance(step, PruneStep):
+        elif isinstance(step, PruneStep) and isinstance(step.prune, Prune):
             yield from _prune_problems(step.prune, tier, f"{key}.prune")
 
 

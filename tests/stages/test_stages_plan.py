@@ -24,7 +24,7 @@ from pastille.record import StageDetails, WidthChange
 from pastille.runtime import load
 from pastille.stages import Artifact, StageResult, run_stage, stage_for
 from pastille.stages.contract import state_digest
-from pastille.stages.plan import sparsities
+from pastille.stages.pruning import sparsities
 from pastille.stats.metrics import headline_value
 from pastille.task import Task
 from pastille.values import Kind

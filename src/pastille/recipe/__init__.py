@@ -4,12 +4,22 @@ Sizes are in bytes, times in milliseconds, shares in [0, 1] once read; in the fi
 unit (``1 %``, ``25 MB``, ``50 ms``). Paths are relative to the recipe.
 """
 
+from pastille.recipe.limits import MaxLatency
+from pastille.recipe.pruning import (
+    PRUNE_METHODS,
+    Allocation,
+    Budget,
+    Criterion,
+    Prune,
+    Pruning,
+    Regularize,
+    SparsePrune,
+)
 from pastille.recipe.quantizing import (
     METHODS,
     AutoCandidate,
     AutoQuantize,
     Calibrator,
-    Distill,
     DynamicQuantize,
     Goal,
     HalfPrecision,
@@ -29,7 +39,6 @@ from pastille.recipe.sections import (
     Calibrate,
     CalibrateStep,
     CalibrationLimits,
-    Criterion,
     CsvImagesData,
     DataSection,
     FairnessLimits,
@@ -37,14 +46,12 @@ from pastille.recipe.sections import (
     Fractions,
     Groups,
     ImageFolderData,
-    MaxLatency,
     Measure,
     Norm,
     Normalize,
     NpzData,
     Override,
     PlanStep,
-    Prune,
     PruneStep,
     QuantizeStep,
     Recipe,
@@ -58,14 +65,17 @@ from pastille.recipe.sections import (
     ThresholdGoal,
     step_name,
 )
-from pastille.recipe.training import Train
+from pastille.recipe.training import Distill, Train
 
 __all__ = [
     "METHODS",
+    "PRUNE_METHODS",
     "STEPS",
+    "Allocation",
     "AutoCandidate",
     "AutoQuantize",
     "Banded",
+    "Budget",
     "Calibrate",
     "CalibrateStep",
     "CalibrationLimits",
@@ -92,15 +102,18 @@ __all__ = [
     "PlanStep",
     "Prune",
     "PruneStep",
+    "Pruning",
     "QatQuantize",
     "Quantization",
     "Quantize",
     "QuantizeStep",
     "Recipe",
+    "Regularize",
     "Requirements",
     "Risk",
     "Scheme",
     "SourceData",
+    "SparsePrune",
     "StaticRanges",
     "StressLimits",
     "TaskKind",

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 _SHARE = {"": 1.0, "%": 0.01}
 _BYTES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_COUNT = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3}
 
 
@@ -57,3 +58,4 @@ def _quantity(units: Mapping[str, float], example: str) -> tuple[BeforeValidator
 Share = Annotated[float, *_quantity(_SHARE, "1 %"), Field(ge=0, le=1)]
 Bytes = Annotated[float, *_quantity(_BYTES, "25 MB"), Field(gt=0)]
 Milliseconds = Annotated[float, *_quantity(_MILLISECONDS, "50 ms"), Field(gt=0)]
+Count = Annotated[float, *_quantity(_COUNT, "300 M"), Field(gt=0)]

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from pastille.recipe.section import Section
-from pastille.recipe.training import Train
+from pastille.recipe.training import Distill, Train
 
 Calibrator = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
 Technique = Literal["equalization", "smoothquant", "rounding", "bias_correction"]
@@ -111,13 +111,6 @@ class Quantize(StaticRanges):
     draws: int = Field(
         3, ge=1, le=10, description="calibration samples whose files are compared; the first one ships"
     )
-
-
-class Distill(Section):
-    """Answer like the float model too, by softened Kullback-Leibler divergence (arXiv:1503.02531)."""
-
-    alpha: float = Field(0.5, ge=0, le=1, description="share of the loss; the labels have the rest")
-    temperature: float = Field(2.0, gt=0, le=100)
 
 
 class QatQuantize(StaticRanges):

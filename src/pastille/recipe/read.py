@@ -203,6 +203,7 @@ def _path(location: Sequence[int | str]) -> list[str]:
             (before == "data" and part in _TAGS)
             or (before.isdigit() and part in STEPS)
             or (before == "quantize" and part in SECTION_OF)
+            or (before == "prune" and part in ("structured", "sparse"))
         )
         # A plan entry reads plan.0.prune.prune.X: the tag, then the key.
         if not tag and part not in _TAGS_OF_VALUES and not re.search(r"[\[(]", part):
@@ -220,7 +221,7 @@ def _explain(error: Any) -> str:
     if error["type"] == "union_tag_invalid":
         allowed = error["ctx"]["expected_tags"].replace("'", "")
         return f"{where}.reader must be one of {allowed}, got {error['ctx']['tag']!r}"
-    if error["type"] == "quantize_method":
+    if error["type"] in ("quantize_method", "prune_method"):
         return f"{where}.{error['msg']}, got {error['input'].get('method')!r}"
     if error["type"] in ("model_type", "model_attributes_type"):
         return f"{where} must be a mapping of options, such as {{}}, got {error.get('input')!r}"

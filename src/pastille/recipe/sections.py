@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from pastille.recipe.quantities import Bytes, Milliseconds, Share
+from pastille.recipe.limits import MaxLatency
+from pastille.recipe.pruning import Pruning
+from pastille.recipe.quantities import Bytes, Share
 from pastille.recipe.quantizing import Quantization
 from pastille.recipe.section import Section
 from pastille.recipe.training import Train
 
 Risk = Literal["critical", "high", "medium", "low"]
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression", "segmentation", "custom"]
-Criterion = Literal["l1", "l2"]
 
 
 class ThresholdGoal(Section):
@@ -251,18 +251,6 @@ DataSection = Annotated[
 ]
 
 
-class Prune(Section):
-    """Remove whole channels, a few at a time, fine-tuning in between."""
-
-    method: Literal["structured"] = "structured"
-    criterion: Criterion = "l1"
-    sparsity: Share = Field(description="fraction of each layer's channels to remove", gt=0, le=0.95)
-    steps: int = Field(1, ge=1, le=100)
-    round_to: int = Field(8, ge=1, description="widths kept are multiples of this")
-    protect: list[str] = Field(default_factory=list, description="modules left whole; * matches any")
-    finetune: Train | None = Field(None, description="after every step")
-
-
 class Calibrate(Section):
     """Make the probabilities mean what they say, without changing a multiclass decision."""
 
@@ -272,7 +260,7 @@ class Calibrate(Section):
 class PruneStep(Section):
     """Plan entry."""
 
-    prune: Prune
+    prune: Pruning
 
 
 class FinetuneStep(Section):
@@ -310,22 +298,6 @@ PlanStep = Annotated[
         custom_error_message=f"must be one stage with its options, one of: {', '.join(STEPS)}",
     ),
 ]
-
-
-class MaxLatency(Section):
-    """Largest permitted percentile of the latency at batch 1."""
-
-    p50: Milliseconds | None = None
-    p90: Milliseconds | None = None
-    p95: Milliseconds | None = None
-    p99: Milliseconds | None = None
-
-    def limits(self) -> Iterator[tuple[float, float]]:
-        """Percentile in (0, 1) and its limit in milliseconds, for those that are given."""
-        for name in type(self).model_fields:
-            limit = getattr(self, name)
-            if limit is not None:
-                yield int(name[1:]) / 100, limit
 
 
 class FairnessLimits(Section):

@@ -23,3 +23,10 @@ class Train(Section):
     augment: str | None = Field(
         None, description="FILE.py:CALLABLE taking (inputs, generator), a batch at a time"
     )
+
+
+class Distill(Section):
+    """Answer like the float model too, by softened Kullback-Leibler divergence (arXiv:1503.02531)."""
+
+    alpha: float = Field(0.5, ge=0, le=1, description="share of the loss; the labels have the rest")
+    temperature: float = Field(2.0, gt=0, le=100)

@@ -19,7 +19,7 @@ from pastille.gates import verdict
 from pastille.gates.judge import judge_answers
 from pastille.progress import SILENT, Progress
 from pastille.pruning.architecture import PLAN
-from pastille.recipe import PlanStep, PruneStep, QuantizeStep, Recipe, step_name
+from pastille.recipe import PlanStep, Prune, PruneStep, QuantizeStep, Recipe, step_name
 from pastille.record import (
     BaselineProfiled,
     BundleWritten,
@@ -320,8 +320,8 @@ def check_reachable(recipe: Recipe, baseline: Candidate) -> None:
     limit = recipe.requirements.max_size
     share, stored = 1.0, 4.0
     for step in recipe.plan:
-        if isinstance(step, PruneStep):
-            share *= (1 - step.prune.sparsity) ** 2
+        if isinstance(step, PruneStep) and isinstance(step.prune, Prune):
+            share *= (1 - (step.prune.sparsity or 0.95)) ** 2
         if isinstance(step, QuantizeStep):
             stored = _STORED.get(step.quantize.method, 1)
     least = baseline.profile.parameters * share * stored

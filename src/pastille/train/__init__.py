@@ -1,5 +1,5 @@
 """The one training loop."""
 
-from pastille.train.loop import Fitted, fit
+from pastille.train.loop import PLAIN, Extras, Fitted, fit
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["PLAIN", "Extras", "Fitted", "fit"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from pastille.data.split import INPUT, Split, batches
-from pastille.errors import PreconditionError
+from pastille.errors import PastilleError, PreconditionError
 from pastille.progress import SILENT, Progress
 from pastille.recipe import Train
 from pastille.references import one_line
@@ -29,6 +30,33 @@ Augment = Callable[["Tensor", torch.Generator], "Tensor"]
 
 _IN_MEMORY_BYTES = 1 << 30
 _EVAL_BATCH = 256
+
+
+# Of a batch: the answers, the targets, and which rows of the training split they are, ``(N,)``.
+BatchLoss = Callable[[Batch, "Tensor", "Tensor", "np.ndarray"], "Tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What a training does beside minimising the loss of its labels.
+
+    Attributes:
+        loss: In place of the labels' own, of a batch's inputs, answers, targets and row numbers.
+        penalty: Added to the loss, of the model as it is.
+        before_step: Called with the model once its gradients are there.
+        after_step: Called with the model and the share of all steps that are done, in ``(0, 1]``.
+        counts_from: An epoch may be the best one, and so be kept, once that share of the epochs is done;
+            above 0 the weights before training are never kept.
+    """
+
+    loss: BatchLoss | None = None
+    penalty: Callable[[nn.Module], Tensor] | None = None
+    before_step: Callable[[nn.Module], None] | None = None
+    after_step: Callable[[nn.Module, float], None] | None = None
+    counts_from: float = 0.0
+
+
+PLAIN = Extras()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +86,7 @@ def fit(
     *,
     seed: int,
     augment: Augment | None = None,
+    extras: Extras = PLAIN,
     progress: Progress = SILENT,
     what: str = "fine-tuning",
 ) -> Fitted:
@@ -73,6 +102,7 @@ def fit(
         settings: Epochs, optimizer and schedule.
         seed: Of everything random.
         augment: Called with a batch of the only input ``(N, …)`` and a seeded generator.
+        extras: What else is to be done at each step.
         progress: Shown epoch by epoch.
         what: Name of the training in the progress.
 
@@ -86,10 +116,15 @@ def fit(
     read, order = reader(split), np.random.default_rng(seed)
     targets = torch.from_numpy(cases.targets)
     generator = torch.Generator().manual_seed(seed)
-    step = stepper(model, settings, loss_for(cases, balanced=balanced), of_epoch=steps(split.n, settings))
+    labels = loss_for(cases, balanced=balanced)
+    step = stepper(
+        model, settings, extras.loss or _of_labels(labels), extras, of_epoch=steps(split.n, settings)
+    )
     metric = selection_metric(validation[1], balanced=balanced)
     check = scorer(*validation, metric, device)
     best, best_epoch, best_state = check(model), 0, copy.deepcopy(model.state_dict())
+    if extras.counts_from:
+        best = -math.inf
     losses: list[float] = []
     scores: list[float] = []
     with torch.random.fork_rng():  # dropout draws from the global generator, which the caller keeps
@@ -99,9 +134,8 @@ def fit(
             total, seen = 0.0, 0
             for rows in epoch_rows(order, split.n, settings.batch_size):
                 batch = augmented(read(rows), augment, generator)
-                total += step(
-                    {name: x.to(device) for name, x in batch.items()}, targets[rows].to(device)
-                ) * len(rows)
+                batch = {name: x.to(device) for name, x in batch.items()}
+                total += step(batch, targets[rows].to(device), rows) * len(rows)
                 seen += len(rows)
             losses.append(total / seen)
             if not math.isfinite(losses[-1]):
@@ -110,7 +144,7 @@ def fit(
             if not math.isfinite(scores[-1]):
                 raise PreconditionError(_diverged(what, "an answer", scores[-1], epoch, settings))
             # On a tie the later epoch: it saw the lower learning rate.
-            if scores[-1] >= best:
+            if scores[-1] >= best and epoch >= extras.counts_from * settings.epochs:
                 best, best_epoch, best_state = scores[-1], epoch, copy.deepcopy(model.state_dict())
     model.load_state_dict(best_state)
     progress.note(f"{what}: {_outcome(metric, best, best_epoch, settings.epochs)}")
@@ -123,25 +157,38 @@ def fit(
     )
 
 
+def _of_labels(labels: Loss) -> BatchLoss:
+    return lambda _batch, outputs, targets, _rows: labels(outputs, targets)
+
+
 def stepper(
-    model: nn.Module, settings: Train, loss_of: Loss, *, of_epoch: int
-) -> Callable[[Batch, Tensor], float]:
+    model: nn.Module, settings: Train, loss_of: BatchLoss, extras: Extras = PLAIN, *, of_epoch: int
+) -> Callable[[Batch, Tensor, np.ndarray], float]:
     """A function that takes one optimization step and gives the loss before it.
 
     Raises:
         PreconditionError: Every parameter is frozen; the step itself, if the model raises in train mode.
     """
     optimizer, schedule = optimizer_for(model, settings, steps=of_epoch)
+    done = itertools.count(1)
 
-    def step(batch: Batch, targets: Tensor) -> float:
+    def step(batch: Batch, targets: Tensor, rows: np.ndarray) -> float:
         try:
-            loss = loss_of(forward(model, batch), targets)
+            loss = loss_of(batch, forward(model, batch), targets, rows)
+            if extras.penalty is not None:
+                loss = loss + extras.penalty(model)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+        except PastilleError:
+            raise
         except Exception as error:
             raise PreconditionError(f"the model cannot be trained: {one_line(error, 200)}") from error
+        if extras.before_step is not None:
+            extras.before_step(model)
         optimizer.step()
         schedule.step()
+        if extras.after_step is not None:
+            extras.after_step(model, next(done) / max(1, settings.epochs * of_epoch))
         return loss.item()
 
     return step

@@ -1,0 +1,78 @@
+"""What a sensitivity scan found: how much each layer minds being pruned or quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Technique = Literal["pruning", "quantization"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What one change to one layer alone costs, on cases of validation, against the model as it was.
+
+    Attributes:
+        technique: What was done.
+        layer: The channel group's name, or the layer's.
+        level: Sparsity in (0, 1), or bits (8, 4).
+        loss: Mean rise of the loss, in nats (of a regression: of the squared error in target variances).
+        loss_low: Lower end of its interval over cases.
+        loss_high: Upper end.
+        metric: Drop of the metric; positive is worse.
+        group: The patient group whose loss rises most, ``"sex=female"``; None where there are no groups.
+        group_loss: That group's rise.
+        cases: How many cases were looked at.
+    """
+
+    technique: Technique
+    layer: str
+    level: float
+    loss: float
+    loss_low: float
+    loss_high: float
+    metric: float
+    group: str | None = None
+    group_loss: float | None = None
+    cases: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """The file that ``pastille scan`` writes.
+
+    Attributes:
+        schema: Version of this form.
+        model_digest: SHA-256 over the tensors of the model that was scanned.
+        data_digest: SHA-256 over the data.
+        metric: What `Effect.metric` is a drop of.
+        baseline_metric: Of the model as it was, on the cases looked at.
+        baseline_loss: Likewise.
+        confidence: Of the intervals.
+        effects: One for each layer and level that was looked at.
+        layers: Every layer in the order of the model: name -> its parameters.
+        skipped: Layer -> why it was not scanned.
+        seconds: That the scan took.
+    """
+
+    schema: int = 1
+    model_digest: str
+    data_digest: str
+    metric: str
+    baseline_metric: float
+    baseline_loss: float
+    confidence: float
+    effects: tuple[Effect, ...]
+    layers: Mapping[str, int]
+    skipped: Mapping[str, str]
+    seconds: float
+
+    def harm(self, technique: Technique) -> Mapping[str, Sequence[tuple[float, float]]]:
+        """Layer -> (level, rise of the loss), ascending by level; of the worst group where that is more."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for effect in sorted(self.effects, key=lambda e: e.level):
+            if effect.technique == technique:
+                worst = max(effect.loss, effect.group_loss if effect.group_loss is not None else effect.loss)
+                found.setdefault(effect.layer, []).append((effect.level, worst))
+        return found
