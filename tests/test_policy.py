@@ -248,6 +248,31 @@ def test_pruning_must_be_iterative_where_the_tier_says_so(risk: str) -> None:
     policy.check(_recipe("binary", risk, plan=[{"prune": {"sparsity": 0.5, "steps": 2, **tuned}}]))
 
 
+@pytest.mark.parametrize("risk", ["critical", "high"])
+@pytest.mark.parametrize(
+    "much", [{"heads": 0.5}, {"blocks": 0.25}, {"budget": {"max_macs": "3 M"}}, {"layers": {"stem": 0.5}}]
+)
+def test_heads_blocks_and_budgets_too(much: dict[str, Any], risk: str) -> None:
+    with pytest.raises(
+        RecipeError, match=r"prune.steps must be at least 2 .*; .*prune.finetune must be given"
+    ):
+        policy.check(_recipe("binary", risk, plan=[{"prune": much}]))
+    policy.check(_recipe("binary", risk, plan=[{"prune": {**much, "steps": 2, "original_epochs": 90}}]))
+
+
+@pytest.mark.parametrize("risk", ["critical", "high"])
+@pytest.mark.parametrize("method", ["unstructured", "2:4"])
+def test_zeros_must_be_set_in_training_where_the_tier_says_so(method: str, risk: str) -> None:
+    section = {"method": method, **({"sparsity": 0.8} if method == "unstructured" else {})}
+    with pytest.raises(
+        RecipeError, match=r"plan.0.prune.train must be given at risk tier .*epochs: 10"
+    ) as found:
+        policy.check(_recipe("binary", risk, plan=[{"prune": section}]))
+    assert found.value.key == "plan.0.prune.train"
+    policy.check(_recipe("binary", risk, plan=[{"prune": {**section, "train": {"epochs": 3}}}]))
+    policy.check(_recipe("binary", "low", plan=[{"prune": section}]))
+
+
 @pytest.mark.parametrize("risk", ["medium", "low"])
 def test_other_tiers_may_prune_at_once(risk: str) -> None:
     policy.check(_recipe("binary", risk, plan=[{"prune": {"sparsity": 0.5}}, {"finetune": {"epochs": 1}}]))

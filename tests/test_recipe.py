@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pastille.errors import RecipeError
-from pastille.recipe import Recipe, check_files, parse_recipe, read_recipe, recipe_hash
+from pastille.recipe import Recipe, Train, check_files, parse_recipe, read_recipe, recipe_hash
+from pastille.recipe.sections import SourceData
 
 BASE: dict[str, Any] = {
     "name": "r",
@@ -104,7 +105,10 @@ def test_a_size_in_a_unit_is_that_many_bytes(value: float) -> None:
         ({"measure": {"batch_sizes": [8, 1]}}, "batch_sizes must be ascending and begin with 1"),
         ({"name": "../up"}, "name"),
         ({"seed": -1}, "seed must be greater than or equal to 0"),
-        ({"plan__0__prune__sparsity": 1.0}, "plan.0.prune.sparsity must be less than or equal to 0.95"),
+        (
+            {"plan__0__prune__sparsity": 1.0},
+            "plan.0.prune.sparsity must be a fraction above 0 and at most 0.95",
+        ),
         (
             {"data": {"reader": "image_folder", "path": "x", "size": 8.5}},
             "data.size must be pixels or [height, width]",
@@ -118,6 +122,97 @@ def test_a_size_in_a_unit_is_that_many_bytes(value: float) -> None:
 )
 def test_mistakes_are_named_with_what_is_allowed(changes: dict[str, Any], said: str) -> None:
     assert said in refused(**changes)
+
+
+AT_MOST = "must be a fraction above 0 and at most 0.95, e.g. 0.5, got"
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({}, "must say how much: sparsity: 0.5, or budget: {max_latency: {p95: 5 ms}}"),
+        ({"sparsity": 0}, f"sparsity {AT_MOST} 0"),
+        ({"sparsity": -0.5}, f"sparsity {AT_MOST} -0.5"),
+        ({"heads": "100 %"}, f"heads {AT_MOST} '100 %'"),
+        ({"blocks": 0}, f"blocks {AT_MOST} 0"),
+        ({"method": "unstructured", "sparsity": 1}, f"sparsity {AT_MOST} 1"),
+        ({"sparsity": 0.5, "budget": {"max_macs": "3 M"}}, "takes sparsity or budget, not both"),
+        ({"layers": {"a": 0.2}, "budget": {"max_macs": "3 M"}}, "takes layers only with sparsity"),
+        ({"budget": {}}, "budget must name max_latency, max_size or max_macs"),
+        (
+            {"sparsity": 0.5, "round_to": "atuo"},
+            "round_to must be auto, or a whole number from 1 on, e.g. 8, got 'atuo'",
+        ),
+        ({"sparsity": 0.5, "round_to": 0}, "round_to must be auto, or a whole number from 1 on"),
+        ({"sparsity": 0.5, "round_to": True}, "e.g. 8, got True"),
+        ({"sparsity": 0.5, "scan": "scan.json"}, "takes scan only with allocation: sensitivity"),
+        ({"sparsity": 0.5, "distill": {}}, "takes distill only with finetune"),
+        (
+            {"sparsity": 0.5, "criterion": "l1", "fairness": "protect"},
+            "takes fairness: protect only with finetune or with criterion: taylor, since l1 looks at no",
+        ),
+        ({"method": "both"}, "method must be one of structured, unstructured, 2:4, got 'both'"),
+        ({"method": "2:4", "sparsity": 0.6}, "takes no sparsity with method 2:4"),
+        ({"method": "unstructured"}, "must have sparsity, e.g. 0.8"),
+    ],
+)
+def test_mistakes_in_how_to_prune_are_named_once(section: dict[str, Any], said: str) -> None:
+    found = refused(plan=[{"prune": section}])
+    assert found.startswith("plan.0.prune")
+    assert said in found
+    assert ";" not in found
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        (
+            {"sparsity": 0.5, "scope": "layer"},
+            "'plan.0.prune.scope' with method structured; it belongs to unstructured or 2:4",
+        ),
+        (
+            {"method": "2:4", "round_to": 8},
+            "'plan.0.prune.round_to' with method unstructured or 2:4; it belongs to structured",
+        ),
+        ({"method": "unstructured", "sparsity": 0.5, "scop": "layer"}, "did you mean 'scope'?"),
+        ({"sparsity": 0.5, "scoop": 1}, "'plan.0.prune.scoop'; allowed: allocation"),
+    ],
+)
+def test_a_key_of_another_way_to_prune_is_said_to_belong_there(section: dict[str, Any], said: str) -> None:
+    assert said in refused(plan=[{"prune": section}])
+
+
+def test_a_quarter_of_the_original_training_is_spent_over_all_steps() -> None:
+    (step,) = asked_plan({"sparsity": 0.5, "steps": 5, "original_epochs": 100})
+    assert step.prune.tuning == Train(epochs=5)
+    (step,) = asked_plan({"sparsity": 0.5, "steps": 5, "original_epochs": 4})
+    assert step.prune.tuning == Train(epochs=1)
+    (step,) = asked_plan({"sparsity": 0.5, "finetune": {"epochs": 2}, "original_epochs": 100})
+    assert step.prune.tuning == Train(epochs=2)
+    (step,) = asked_plan({"sparsity": 0.5})
+    assert step.prune.tuning is None
+
+
+def asked_plan(section: dict[str, Any]) -> Any:
+    return parse_recipe(asked(plan=[{"prune": section}])).plan
+
+
+def test_what_is_written_of_a_prune_is_read_back_the_same() -> None:
+    sections: list[dict[str, Any]] = [
+        {"sparsity": 0.5, "fairness": "protect", "round_to": "auto", "layers": {"stem.*": "10 %"}},
+        {"budget": {"max_latency": {"p95": "5 ms"}, "max_size": "2 MB"}, "steps": 3},
+        {"method": "2:4", "train": {"epochs": 3}},
+    ]
+    for section in sections:
+        recipe = parse_recipe(asked(plan=[{"prune": section}]))
+        assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_a_scan_that_is_not_there_is_named(tmp_path: Path) -> None:
+    prune = {"sparsity": 0.5, "allocation": "sensitivity", "scan": "scan.json"}
+    recipe = parse_recipe(asked(task__model="package.module:build", plan=[{"prune": prune}]))
+    with pytest.raises(RecipeError, match=r"plan.0.prune.scan: there is no file .*scan.json"):
+        check_files(recipe.model_copy(update={"data": SourceData(source="package:splits")}), tmp_path)
 
 
 @pytest.mark.parametrize(

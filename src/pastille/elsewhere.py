@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from pastille.bundle import verify
+from pastille.bundle import Golden, Manifest, Variant, onnx_file, verify
 from pastille.bundle.golden import DECIDING, MASK_SHARE, equal_share, tolerance_of
 from pastille.bundle.manifest import OutputScale
 from pastille.bundle.verify import golden_of
@@ -171,26 +171,32 @@ def replay_bundle(
     """
     manifest = verify(directory, replay=False).manifest
     golden = golden_of(directory, manifest)
-    return {
-        str(variant.name): replay_on(
-            isa,
-            directory / variant.file,
-            CaseFile(inputs=golden.inputs, recorded=golden.outputs[variant.name]),
-            output=manifest.output.name,
-            decide=decider(
-                manifest.kind,
-                manifest.outputs,
-                threshold=manifest.threshold_of(variant),
-                positive=manifest.positive_class,
-                near=golden.outputs[variant.name],
-                precision=variant.precision,
-            ),
-            threads=threads,
-            timeout_s=timeout_s,
-            root=root,
-        )
-        for variant in progress.track(manifest.variants, what=f"replaying on {isa}")
-    }
+    found: dict[str, Elsewhere] = {}
+    for variant in progress.track(manifest.variants, what=f"replaying on {isa}"):
+        with onnx_file(directory, variant) as path:
+            answered = replay_on(
+                isa,
+                path,
+                CaseFile(inputs=golden.inputs, recorded=golden.outputs[variant.name]),
+                output=manifest.output.name,
+                decide=_decider_of(variant, manifest, golden),
+                threads=threads,
+                timeout_s=timeout_s,
+                root=root,
+            )
+        found[variant.name] = replace(answered, file=str(directory / variant.file))
+    return found
+
+
+def _decider_of(variant: Variant, manifest: Manifest, golden: Golden) -> Decide:
+    return decider(
+        manifest.kind,
+        manifest.outputs,
+        threshold=manifest.threshold_of(variant),
+        positive=manifest.positive_class,
+        near=golden.outputs[variant.name],
+        precision=variant.precision,
+    )
 
 
 def decider(

@@ -15,10 +15,12 @@ from pastille.recipe import (
     Override,
     Prune,
     PruneStep,
+    Pruning,
     Quantization,
     QuantizeStep,
     Recipe,
     Risk,
+    SparsePrune,
 )
 
 
@@ -377,7 +379,7 @@ def _plan_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
         key = f"plan.{place}"
         if isinstance(step, QuantizeStep):
             yield from _quantize_problems(step.quantize, recipe, f"{key}.quantize")
-        elif isinstance(step, PruneStep) and isinstance(step.prune, Prune):
+        elif isinstance(step, PruneStep):
             yield from _prune_problems(step.prune, tier, f"{key}.prune")
 
 
@@ -406,14 +408,23 @@ def _permits_int4(step: Quantization, recipe: Recipe) -> bool:
     return step.method == "int4" and overridden and tier.post_training_quantization
 
 
-def _prune_problems(step: Prune, tier: Tier, key: str) -> Iterator[tuple[str, str]]:
+def _prune_problems(step: Pruning, tier: Tier, key: str) -> Iterator[tuple[str, str]]:
     if tier.single_step_pruning:
         return
     lead = f"at risk tier {tier.risk!r}, where pruning must be iterative"
+    match step:
+        case Prune():
+            yield from _one_shot_problems(step, lead, key)
+        case SparsePrune(train=None):
+            text = f"must be given {lead}: zeros are set while the model trains; add train: {{epochs: 10}}"
+            yield f"{key}.train", f"{key}.train {text}"
+
+
+def _one_shot_problems(step: Prune, lead: str, key: str) -> Iterator[tuple[str, str]]:
     if step.steps < 2:
         yield f"{key}.steps", f"{key}.steps must be at least 2 {lead}, got {step.steps}; set steps: 5"
-    if step.finetune is None:
-        mend = "add finetune: {epochs: 3}"
+    if step.tuning is None:
+        mend = "add finetune: {epochs: 3}, or original_epochs"
         yield (
             f"{key}.finetune",
             f"{key}.finetune must be given {lead} with fine-tuning after each step; {mend}",

@@ -67,11 +67,12 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class WidthChange:
-    """One layer whose channels were removed."""
+    """One layer that was narrowed, or a residual block that was left out: then one became none."""
 
     module: str
     before: int
     after: int
+    kind: Literal["channels", "heads", "blocks"] = "channels"  # what is counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,20 @@ class Tried:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrunedStep:
+    """One removal with the fine-tuning after it, exported and looked at on validation."""
+
+    number: int  # from 1
+    sparsity: float  # share of all prunable channels that have gone since the stage began
+    parameters: int
+    macs: int | None  # for one input; None where they were not counted
+    metric: float | None  # on validation after fine-tuning, as the curve says; None if no epoch was kept
+    spent: float | None  # largest share of any limit that the loss takes; None if the file was not looked at
+    rejected: bool  # a limit is exceeded for certain
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageDetails:
     """What a stage did, beside what was measured of its result."""
 
@@ -98,6 +113,9 @@ class StageDetails:
     int8_operators: Mapping[str, int] = field(default_factory=dict)  # operator -> how many run in int8
     float_operators: Mapping[str, int] = field(default_factory=dict)  # operator -> how many stayed float
     tried: tuple[Tried, ...] = ()
+    steps: tuple[PrunedStep, ...] = ()
+    zeros: float | None = None  # share of the weights that a sparse stage set to zero
+    stored_bytes: int | None = None  # of the sparse file as a bundle stores it
     parity_max_abs_error: float | None = None
     temperature: float | None = None  # that the file's answers are divided by
     threshold: float | None = None  # of this file's probabilities, where it is not the task's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ import numpy as np
 from scipy.special import logit
 
 from pastille import policy
+from pastille.bundle import Manifest, Variant, onnx_file
 from pastille.bundle import verify as verify_bundle
 from pastille.bundle.manifest import MANIFEST, read_manifest
 from pastille.data.attributes import check_attributes
@@ -51,6 +53,7 @@ from pastille.record import (
 from pastille.report import write_report
 from pastille.runtime import ONNXRUNTIME, Session, load
 from pastille.runtime.onnx_graph import read_graph
+from pastille.runtime.packed import stored_size
 from pastille.stats.metrics import score
 from pastille.stats.threshold import choose_threshold
 from pastille.values import Cases, Check, CustomMetric, Evidence, Status, TensorSpec, Verdict, to_json
@@ -104,7 +107,19 @@ def validate(
         IntegrityError: A file is not a self-contained ONNX model, or a bundle was changed.
     """
     policy.check(recipe)
-    given = _material(candidate, baseline, recipe, base, allow_leakage=allow_leakage, progress=progress)
+    with ExitStack() as held:
+        files = _Files(
+            baseline=held.enter_context(model_file(baseline, "fp32")),
+            candidate=held.enter_context(model_file(candidate, "compressed")),
+            factor=own_factor(candidate),
+        )
+        given = _material(files, recipe, base, allow_leakage=allow_leakage, progress=progress)
+        return _judged(given, candidate, recipe, base, split, progress)
+
+
+def _judged(
+    given: _Material, candidate: Path, recipe: Recipe, base: Path, split: JudgedSplit, progress: Progress
+) -> Validation:
     threshold, chosen = _threshold(given, recipe, progress)
     cases = given.cases(split, recipe, threshold)
     earlier = _opened(given.splits.test, candidate, recipe, base) if split == "test" else None
@@ -148,11 +163,20 @@ class _Material:
         return replace(held, threshold=threshold)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """Two ONNX files, and the factor of the candidate's answers."""
+
+    baseline: Path
+    candidate: Path
+    factor: float
+
+
 def _material(
-    candidate: Path, baseline: Path, recipe: Recipe, base: Path, *, allow_leakage: bool, progress: Progress
+    given: _Files, recipe: Recipe, base: Path, *, allow_leakage: bool, progress: Progress
 ) -> _Material:
-    files = {"baseline": model_file(baseline, "fp32"), "candidate": model_file(candidate, "compressed")}
-    factors = {"baseline": 1.0, "candidate": own_factor(candidate, files["candidate"])}
+    files = {"baseline": given.baseline, "candidate": given.candidate}
+    factors = {"baseline": 1.0, "candidate": given.factor}
     metrics = own_metrics(recipe.task, base)
     splits = load_splits(recipe.data, recipe.task, base=base, seed=recipe.seed, progress=progress)
     check_targets(splits, recipe.task)
@@ -262,32 +286,38 @@ def split_summary(split: Split, labels: Sequence[str]) -> SplitSummary:
     return SplitSummary(n=found.n, subjects=found.subjects, classes=found.classes, groups=found.groups)
 
 
-def model_file(path: Path, wanted: Literal["fp32", "compressed"]) -> Path:
-    """The ONNX file that is meant: the path itself, or a variant of the bundle that it is.
+@contextmanager
+def model_file(path: Path, wanted: Literal["fp32", "compressed"]) -> Iterator[Path]:
+    """The ONNX file that is meant, while it is used: the path itself, or a variant of the bundle that it is.
 
     Raises:
         UsageError: There is no such file or bundle.
         IntegrityError: The bundle is not what was written.
     """
     if path.is_file():
-        return path
+        yield path
+        return
     if not path.is_dir():
         raise UsageError(f"there is no file {path}; an ONNX file or a bundle's directory is wanted")
     manifest = verify_bundle(path, replay=False).manifest
+    with onnx_file(path, _meant(manifest, wanted)) as file:
+        yield file
+
+
+def _meant(manifest: Manifest, wanted: Literal["fp32", "compressed"]) -> Variant:
     names = [v.name for v in manifest.variants if v.name != "fp32"]
-    name = names[0] if wanted == "compressed" and names else "fp32"
-    return path / manifest.variant(name).file
+    return manifest.variant(names[0] if wanted == "compressed" and names else "fp32")
 
 
-def own_factor(bundle: Path, file: Path) -> float:
-    """The temperature of a bundle's variant that has a threshold of its own, else 1.
+def own_factor(bundle: Path) -> float:
+    """The temperature of a bundle's compressed variant if it has a threshold of its own, else 1.
 
     Its answers times the temperature are decided by the bundle's threshold as they are by its own.
     """
     if not bundle.is_dir():
         return 1.0
     manifest = read_manifest(bundle / MANIFEST)
-    variant = next(v for v in manifest.variants if bundle / v.file == file)
+    variant = _meant(manifest, "compressed")
     if variant.threshold is None:
         return 1.0
     return float(logit(manifest.threshold) / logit(variant.threshold))
@@ -339,10 +369,10 @@ def _opened(test: Split, candidate: Path, recipe: Recipe, base: Path) -> str | N
 
 
 def size_checks(files: Mapping[str, Path], recipe: Recipe) -> Iterator[Check]:
-    """Hold the candidate's size against the limit, if there is one."""
+    """Hold the candidate's size, as a bundle stores it, against the limit if there is one."""
     limit = recipe.requirements.max_size
     if limit is not None:
-        before, after = (files[name].stat().st_size for name in ("baseline", "candidate"))
+        before, after = (stored_size(files[name]) for name in ("baseline", "candidate"))
         yield judge_size(after, limit, baseline_bytes=before)
 
 

@@ -225,7 +225,7 @@ def _written(value: object) -> bytes:
 def _content(value: dict[str, Any]) -> str:
     keys = ("name", "kind", "labels", "positive", "threshold", "outputs", "inputs", "output", "preprocessing")
     answers = {key: value[key] for key in keys}
-    answers["variants"] = {v["name"]: v["sha256"] for v in value["variants"]}
+    answers["variants"] = {v["name"]: (v["unpacked"] or v)["sha256"] for v in value["variants"]}
     own = {v["name"]: v["threshold"] for v in value["variants"] if v["threshold"] is not None}
     answers["thresholds"] = own
     answers["golden"] = value["golden"]["sha256"]

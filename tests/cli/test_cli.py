@@ -18,7 +18,19 @@ from pastille.cli.doctor import int8_note
 from pastille.errors import ExitCode, UsageError
 from pastille.values import Status
 
-COMMANDS = ["run", "profile", "bench", "power", "quantize", "validate", "verify", "report", "doctor", "demo"]
+COMMANDS = [
+    "run",
+    "profile",
+    "bench",
+    "power",
+    "quantize",
+    "scan",
+    "validate",
+    "verify",
+    "report",
+    "doctor",
+    "demo",
+]
 
 
 def pastille(*arguments: str | Path) -> Result:

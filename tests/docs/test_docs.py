@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from pastille import policy
 from pastille.cli.app import app
 from pastille.recipe import METHODS, parse_recipe
+from pastille.recipe.pruning import PRUNE_METHODS, UNSEEING, Criterion
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -29,13 +31,33 @@ def test_the_recipe_is_one_that_runs() -> None:
 
 
 def test_the_ways_to_quantize_are_stages() -> None:
-    (text,) = blocks("yaml")[1:]
-    steps = yaml.safe_load(text)
+    quantizing, _ = blocks("yaml")[1:]
+    steps = yaml.safe_load(quantizing)
     asked = yaml.safe_load(blocks("yaml")[0])
     for step in steps:
         policy.check(parse_recipe({**asked, "requirements": {"risk": "low"}, "plan": [step]}))
     methods = {step["quantize"].get("method", "ptq") for step in steps}
     assert methods == {"ptq", "qat", "auto", "mixed", "int4"}
+
+
+def test_the_ways_to_prune_are_stages() -> None:
+    _, pruning = blocks("yaml")[1:]
+    page = (ROOT / "docs" / "explain" / "pruning.md").read_text()
+    (more,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    asked = yaml.safe_load(blocks("yaml")[0])
+    steps = [*yaml.safe_load(pruning), *yaml.safe_load(more)["plan"]]
+    for step in steps:
+        policy.check(parse_recipe({**asked, "requirements": {"risk": "low"}, "plan": [step]}))
+    assert {step["prune"].get("method", "structured") for step in steps} == {"structured", "unstructured"}
+
+
+def test_the_page_on_pruning_lists_every_criterion_and_method() -> None:
+    page = (ROOT / "docs" / "explain" / "pruning.md").read_text()
+    criteria = page[page.index("| `criterion`") :].split("\n\n")[0].splitlines()[2:]
+    told = {re.findall(r"`(\w+)`", row)[0]: row.split("|")[3].strip() for row in criteria}
+    assert told == {name: "no" if name in UNSEEING else "yes" for name in get_args(Criterion)}
+    methods = page[page.index("| `method`") :].split("\n\n")[0].splitlines()[2:]
+    assert [re.findall(r"`([^`]+)`", row)[0] for row in methods] == list(PRUNE_METHODS)
 
 
 def test_the_table_of_methods_is_complete_and_permits_what_the_policy_permits() -> None:

@@ -186,6 +186,49 @@ def test_a_size_that_cannot_be_reached(project: Path) -> None:
     assert "at least" in line
 
 
+@pytest.mark.parametrize(
+    ("prune", "said"),
+    [
+        (
+            {"sparsity": 0},
+            "plan.0.prune.sparsity must be a fraction above 0 and at most 0.95, e.g. 0.5, got 0",
+        ),
+        ({"sparsity": 1}, "at most 0.95, e.g. 0.5, got 1"),
+        ({"sparsity": -0.5}, "at most 0.95, e.g. 0.5, got -0.5"),
+        ({"sparsity": 0.5, "round_to": "atuo"}, "prune.round_to must be auto, or a whole number from 1 on"),
+        ({"sparsity": 0.5, "scope": "layer"}, "it belongs to unstructured or 2:4"),
+        (
+            {"sparsity": 0.5, "layers": {"b.3": 0.2}},
+            "prune.layers: no module of the model is called 'b.3'; closest:",
+        ),
+        ({"sparsity": 0.5, "protect": ["haed"]}, "is called 'haed'; closest: head"),
+        (
+            {"sparsity": 0.5, "allocation": "sensitivity", "scan": "scan.json"},
+            "plan.0.prune.scan: there is no file",
+        ),
+    ],
+)
+def test_a_prune_that_asks_for_what_cannot_be(project: Path, prune: Change, said: str) -> None:
+    assert said in refused(project, {"plan": [{"prune": prune}]})
+
+
+@pytest.mark.parametrize(
+    ("prune", "said"),
+    [
+        ({"sparsity": 0.5, "protect": ["a", "b"]}, "no channel can be removed"),
+        ({"budget": {"max_macs": 10}}, "budget.max_macs"),
+        ({"blocks": 0.5}, "prune.blocks: 0.5 of 0 residual blocks"),
+    ],
+    ids=["protected", "budget", "no blocks"],
+)
+def test_a_prune_that_the_model_does_not_permit(new_project: Any, prune: Change, said: str) -> None:
+    result = _run(new_project(), {"plan": [{"prune": prune}]})
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: prune")
+    assert said in line
+
+
 def _run(project: Path, changes: Change) -> Any:
     overrides = [x for key, value in changes.items() for x in ("--set", f"{key}={yaml.safe_dump(value)}")]
     return CliRunner().invoke(app, ["run", str(project / "recipe.yaml"), "-q", *overrides])

@@ -113,7 +113,7 @@ PLANS: dict[str, list[dict[str, Any]]] = {
         {"prune": {"sparsity": 0.25, "round_to": 4, "finetune": {**TUNE, "class_weights": "balanced"}}}
     ],
     "organs": [{"finetune": {**TUNE, "class_weights": "balanced"}}],
-    "boxes": [{"prune": {"sparsity": 0.1, "round_to": 1}}],
+    "boxes": [{"prune": {"sparsity": 0.1, "round_to": 1, "criterion": "l2"}}],
 }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,15 @@ class Net:
         build: Makes it, with weights that depend on the global seed.
         shape: Of one input.
         coupled: Layers whose output channels must go together; every layer that may be narrowed is in one.
+        parts: Layer -> equal parts of its channels that must lose equally many.
+        halves: Layers whose two halves must lose the same channels.
     """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     coupled: tuple[tuple[str, ...], ...]
+    parts: Mapping[str, int] = field(default_factory=dict)
+    halves: tuple[str, ...] = ()
 
     def batch(self, n: int = 2) -> dict[str, Tensor]:
         return {"input": torch.randn(n, *self.shape, generator=torch.Generator().manual_seed(1))}
@@ -98,7 +102,7 @@ class Depthwise(nn.Module):
 
 
 class Grouped(nn.Module):
-    """A grouped convolution in the middle: neither it nor what feeds it can be cut freely."""
+    """A grouped convolution in the middle: it and what feeds it lose equally many channels of each group."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -275,7 +279,12 @@ NETS: dict[str, Net] = {
     "depthwise": Net(
         build=Depthwise, shape=IMAGE, coupled=(("stem.0", "project"), ("expand.0", "spatial.0"))
     ),
-    "grouped": Net(build=Grouped, shape=IMAGE, coupled=(("last",),)),
+    "grouped": Net(
+        build=Grouped,
+        shape=IMAGE,
+        coupled=(("first",), ("grouped",), ("last",)),
+        parts={"first": 4, "grouped": 4},
+    ),
     "squeeze-excite": Net(
         build=SqueezeExcite, shape=IMAGE, coupled=(("stem.0", "excite"), ("squeeze",), ("conv",))
     ),
@@ -286,7 +295,7 @@ NETS: dict[str, Net] = {
     "mlp": Net(build=mlp, shape=(7,), coupled=(("0",), ("2",))),
     "reused": Net(build=Reused, shape=(7,), coupled=(("first", "again"),)),
     "scaled": Net(build=Scaled, shape=IMAGE, coupled=(("stem", "conv"),)),
-    "chunked": Net(build=Chunked, shape=IMAGE, coupled=(("stem",), ("last",))),
+    "chunked": Net(build=Chunked, shape=IMAGE, coupled=(("stem",), ("both",), ("last",)), halves=("both",)),
     "two answers": Net(build=TwoAnswers, shape=IMAGE, coupled=(("conv",),)),
 }
 
@@ -302,6 +311,16 @@ def trained_looking(net: Net, seed: int = 0) -> nn.Module:
             for tensor in (module.bias, module.running_mean):
                 nn.init.normal_(tensor, std=0.3)  # type: ignore[arg-type]
     return model
+
+
+def half_of(net: Net, name: str, width: int, generator: torch.Generator) -> Tensor:
+    """A random half of a layer's channels, as it must be chosen there."""
+    if name in net.halves:
+        chosen = torch.randperm(width // 2, generator=generator)[: width // 4]
+        return torch.cat([chosen, chosen + width // 2])
+    size = width // net.parts.get(name, 1)
+    halves = [torch.randperm(size, generator=generator)[: size // 2] + i for i in range(0, width, size)]
+    return torch.cat(halves)
 
 
 def kill_(model: nn.Module, names: tuple[str, ...], channels: Tensor) -> None:

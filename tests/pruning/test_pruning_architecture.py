@@ -65,7 +65,8 @@ def test_a_model_that_was_pruned_and_trained_twice_comes_back(tmp_path: Path) ->
 def test_an_unchanged_model_has_an_empty_plan_and_comes_back(tmp_path: Path) -> None:
     model = trained_looking(NETS["residual"])
     write_model(model, build(), tmp_path)
-    assert json.loads((tmp_path / PLAN).read_bytes()) == {"schema": 1, "attributes": {}, "shapes": {}}
+    plan = {"schema": 2, "attributes": {}, "shapes": {}, "replacements": {}}
+    assert json.loads((tmp_path / PLAN).read_bytes()) == plan
     assert state_digest(read_model(build, tmp_path)) == state_digest(model)
 
 
@@ -194,7 +195,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "null for a number": change("attributes", "conv1", "out_channels", to=None),
     "attributes that are a list": change("attributes", to=[1]),
     "missing shapes": lambda plan: plan.pop("shapes"),
-    "later schema": change("schema", to=2),
+    "later schema": change("schema", to=3),
 }
 
 

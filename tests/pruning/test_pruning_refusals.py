@@ -11,6 +11,7 @@ from pruning_nets import IMAGE, NETS, conv_bn, kill_, trained_looking
 from torch import Tensor, nn
 
 import pastille.pruning.groups
+import pastille.pruning.surgery
 from pastille.errors import PreconditionError
 from pastille.pruning import prune
 from pastille.task import forward
@@ -83,12 +84,21 @@ def test_rearranged_channels_are_left_whole_or_refused(build: Callable[[], nn.Mo
         torch.testing.assert_close(forward(pruned.model, BATCH), forward(model, BATCH))
 
 
-@pytest.mark.parametrize("name", ["shuffle", "flip", "roll"])
-def test_silent_rearranging_is_found_by_comparing_answers(name: str) -> None:
-    """These run after pruning, with the right shapes and the wrong channels."""
+@pytest.mark.parametrize("name", ["shuffle", "roll", "pixel shuffle", "maxout", "fixed slice", "padding"])
+def test_channels_that_change_places_stay_and_the_rest_is_pruned(name: str) -> None:
     torch.manual_seed(0)
-    with pytest.raises(PreconditionError, match=r"read other channels .* shuffles.* \(prune.protect\)"):
-        prune(CASES[name](), BATCH, sparsity=0.5)
+    pruned = prune(CASES[name](), BATCH, sparsity=0.5)
+    assert "second" in pruned.widths
+    if name == "pixel shuffle":  # the reader puts the four of a block together again
+        assert pruned.widths["first"] == (64, 32)
+    else:
+        assert "rearranged" in pruned.left_whole["first"]
+
+
+@pytest.mark.parametrize("name", ["flip", "repetition", "interleaving", "doubling"])
+def test_channels_in_a_known_order_are_followed(name: str) -> None:
+    torch.manual_seed(0)
+    assert prune(CASES[name](), BATCH, sparsity=0.5).widths == {"first": (32, 16), "second": (32, 16)}
 
 
 def test_protecting_the_layers_around_a_shuffle_lets_the_rest_be_pruned() -> None:
@@ -97,23 +107,70 @@ def test_protecting_the_layers_around_a_shuffle_lets_the_rest_be_pruned() -> Non
     assert pruned.widths == {"second": (32, 16)}
 
 
-@pytest.mark.parametrize("wrong", ["reader", "norm"])
-def test_surgery_that_takes_other_channels_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check is not blind: a reader or a norm that loses its neighbours' channels is found."""
-    import torch_pruning as tp
+@pytest.mark.parametrize("tensor", ["conv1.weight", "bn1.running_mean", "conv4.weight"])
+def test_surgery_that_takes_other_channels_is_caught(tensor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check is not blind: a reader, a norm or a maker that loses its neighbours' channels is found."""
+    cut = pastille.pruning.surgery.selected
 
-    pruner = {"reader": tp.pruner.function.ConvPruner, "norm": tp.pruner.function.BatchnormPruner}[wrong]
-    cut: Callable[..., nn.Module] = pruner.prune_in_channels
+    def cut_elsewhere(x: Tensor, axis: int, left: Tensor, blocks: int = 1) -> Tensor:
+        mine = x.shape == shape and torch.equal(x, model.state_dict()[tensor])
+        return cut(x, axis, left.roll(1) if mine else left, blocks)
 
-    def cut_elsewhere(self: object, layer: nn.Module, idxs: list[int]) -> nn.Module:
-        width = getattr(layer, "in_channels", None) or layer.num_features
-        return cut(self, layer, [(i + 1) % width for i in idxs])  # type: ignore[operator]
+    model = trained_looking(NETS["residual"])
+    shape = model.state_dict()[tensor].shape
+    monkeypatch.setattr(pastille.pruning.surgery, "selected", cut_elsewhere)
+    with pytest.raises(PreconditionError, match=r"read other channels .* shuffles.* \(prune.protect\)"):
+        prune(model, NETS["residual"].batch(), sparsity=0.5)
 
-    monkeypatch.setattr(pruner, "prune_in_channels", cut_elsewhere)
-    monkeypatch.setattr(pruner, "prune_out_channels", cut_elsewhere) if wrong == "norm" else None
-    net = NETS["residual"]
-    with pytest.raises(PreconditionError, match="read other channels"):
-        prune(trained_looking(net), net.batch(), sparsity=0.5)
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(3, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.hidden(x.mean(dim=(2, 3))))
+        if x.sum() > 0:
+            x = x * 2
+        out: Tensor = self.head(x)
+        return out
+
+
+class Sliced(Branching):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.hidden(x.mean(dim=(2, 3))))
+        out: Tensor = self.head(x[x.sum(dim=1).nonzero().flatten()])
+        return out
+
+
+@pytest.mark.parametrize(("build", "asks"), [(Branching, "bool"), (Sliced, "nonzero")])
+def test_decisions_and_shapes_from_computed_values_are_refused(build: type[nn.Module], asks: str) -> None:
+    with pytest.raises(
+        PreconditionError, match=f"values that it computes .{asks}.*leave prune out"
+    ) as caught:
+        prune(build(), BATCH, sparsity=0.5)
+    assert "\n" not in str(caught.value)
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return torch.from_numpy(2 * x.detach().numpy())
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+def test_what_leaves_pytorch_is_not_guessed() -> None:
+    pruned = prune(Rearranging(Doubled.apply), BATCH, sparsity=0.5)
+    assert pruned.widths == {"second": (32, 16)}
+    assert pruned.left_whole["first"] == "its channels run through numpy, which is not followed"
+
+
+def test_an_unknown_operation_is_named() -> None:
+    pruned = prune(Rearranging(lambda x: torch.fft.fft(x, dim=1).real), BATCH, sparsity=0.5)
+    assert pruned.left_whole["first"] == "its channels run through fft_fft, which is not followed"
 
 
 class OptionA(nn.Module):
@@ -192,7 +249,7 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize(
     ("build", "narrowed"),
-    [(HandmadeAttention, {"up"}), (Encoder, {"layer.linear1"}), (Recurrent, {"hidden"})],
+    [(HandmadeAttention, {"up"}), (Encoder, {"layer.linear1"}), (Recurrent, {"lstm", "hidden"})],
 )
 def test_heads_and_states_are_left_whole(build: Callable[[], nn.Module], narrowed: set[str]) -> None:
     torch.manual_seed(0)
@@ -235,7 +292,7 @@ def test_tied_and_parametrized_weights_are_left_whole() -> None:
     assert {name for name, why in pruned.left_whole.items() if "shared" in why} == {"2.0", "2.2", "2.4", "3"}
 
 
-def test_layers_under_no_grad_are_passed_over() -> None:
+def test_layers_under_no_grad_are_followed_too() -> None:
     class Half(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -247,7 +304,7 @@ def test_layers_under_no_grad_are_passed_over() -> None:
             out: Tensor = self.head(F.relu(self.hidden(x)))
             return out
 
-    assert prune(Half(), BATCH, sparsity=0.5).widths == {"hidden": (32, 16)}
+    assert prune(Half(), BATCH, sparsity=0.5).widths == {"features": (32, 16), "hidden": (32, 16)}
 
 
 class FixedView(nn.Module):

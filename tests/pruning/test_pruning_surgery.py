@@ -6,11 +6,22 @@ import copy
 
 import pytest
 import torch
-from pruning_nets import IMAGE, NETS, Net, Residual, W, even_, kill_, trained_looking, without_shift_
+from pruning_nets import (
+    IMAGE,
+    NETS,
+    Net,
+    Residual,
+    W,
+    even_,
+    half_of,
+    kill_,
+    trained_looking,
+    without_shift_,
+)
 from torch import Tensor, nn
 
 from pastille.errors import PreconditionError
-from pastille.pruning import prune
+from pastille.pruning import prune, remove
 from pastille.pruning.removal import layer_widths
 from pastille.pruning.structured import NothingToRemove
 from pastille.stages.contract import state_digest
@@ -30,7 +41,7 @@ def half_dead(net: Net) -> nn.Module:
     generator = torch.Generator().manual_seed(3)
     for names in net.coupled:
         width = layer_widths(model)[names[0]]
-        kill_(model, names, torch.randperm(width, generator=generator)[: width // 2])
+        kill_(model, names, half_of(net, names[0], width, generator))
     return model
 
 
@@ -88,9 +99,9 @@ class PruningContract:
         twice = prune(step, batch, sparsity=0.5, original_widths=widths).model
         assert layer_widths(twice) == layer_widths(prune(model, batch, sparsity=0.5).model)
 
-    def test_sparsity_zero_removes_nothing(self, net: Net) -> None:
+    def test_nothing_chosen_removes_nothing(self, net: Net) -> None:
         model, batch = trained_looking(net), net.batch()
-        pruned = prune(model, batch, sparsity=0.0)
+        pruned = remove(model, batch, {})
         assert not pruned.widths
         assert state_digest(pruned.model) == state_digest(model)
 
@@ -233,9 +244,15 @@ def test_batch_statistics_of_a_model_in_train_mode_are_left_alone() -> None:
 def test_protected_modules_keep_their_channels(pattern: str, stay: set[str]) -> None:
     net = NETS["residual"]
     pruned = prune(trained_looking(net), net.batch(), sparsity=0.5, protect=[pattern])
-    protected = {name for name, why in pruned.left_whole.items() if why == "protected by the recipe"}
+    protected = {n for n, why in pruned.left_whole.items() if why.startswith("protected by the recipe")}
     assert protected == stay
     assert pruned.widths.keys() == {n for names in net.coupled for n in names} - stay
+
+
+def test_a_protected_layer_that_blocks_others_is_named() -> None:
+    net = NETS["residual"]
+    why = prune(trained_looking(net), net.batch(), sparsity=0.5, protect=["stem"]).left_whole
+    assert why["conv2"] == "protected by the recipe (stem.0, and with it conv2)"
 
 
 def test_protecting_everything_leaves_nothing_to_remove() -> None:
@@ -286,7 +303,8 @@ def test_named_inputs_of_integers() -> None:
     model = Tokens()
     kill_(model, ("hidden",), torch.arange(0, 32, 2))
     batch = {"input_ids": torch.randint(0, 9, (4, 6)), "attention_mask": torch.ones(4, 6, dtype=torch.int64)}
-    pruned = prune(model, batch, sparsity=0.5)
+    assert prune(model, batch, sparsity=0.5).widths == {"embed": (16, 8), "hidden": (32, 16)}
+    pruned = prune(model, batch, sparsity=0.5, protect=["embed"])
     assert pruned.widths == {"hidden": (32, 16)}
     torch.testing.assert_close(pruned.model(**batch), model(**batch))
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pruning_records
 import pytest
 import rich_records as records
 from PIL import Image
@@ -55,7 +56,11 @@ def test_shown(page: Path, scheme: str, width: int, bright: bool) -> None:
     assert (pixels[:, -8:] == pixels[1, 1]).all()
 
 
-def test_on_a_phone_nothing_sticks_out_all_the_way_down(page: Path) -> None:
+@pytest.mark.parametrize("kind", ["rich", "pruned"])
+def test_on_a_phone_nothing_sticks_out_all_the_way_down(page: Path, kind: str) -> None:
+    if kind == "pruned":
+        record = pruning_records.pruned(pruning_records.network(30), steps=pruning_records.THREE)
+        write_report(record, page)
     target = page.with_suffix(".png")
     browse(page, LIGHT, f"--screenshot={target}", "--window-size=390,14000")
     with Image.open(target) as image:

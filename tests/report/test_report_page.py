@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pruning_records
 import pytest
 import report_records as records
 import rich_records
@@ -29,6 +30,8 @@ VOID = {"meta", "br", "img", "link", "input", "hr"}
 PAGES: dict[str, Callable[[], Record]] = {
     **records.ALL,
     **rich_records.ALL,
+    "pruned": lambda: pruning_records.pruned(pruning_records.network(12), steps=pruning_records.THREE),
+    "hundreds of layers": lambda: pruning_records.network(400),
     "empty": lambda: Record(name="empty"),
     "before the baseline": lambda: records.unfinished(2),
     "after the baseline": lambda: records.unfinished(3),
@@ -138,7 +141,8 @@ def test_the_verdict_comes_first() -> None:
 def test_sections_appear_in_the_order_of_a_reading() -> None:
     page = render(view(records.skin()))
     assert re.findall(r'<section id="([a-z]+)"', page) == [
-        *("checks", "groups", "confusion", "stages", "tradeoff", "latency", "changes", "data"),
+        *("checks", "groups", "confusion", "stages", "tradeoff", "spending", "latency"),
+        *("changes", "data"),
         *("conditions", "reproduce"),
     ]
     assert re.findall(r'<section id="([a-z]+)"', render(view(rich_records.rich())))[:8] == [

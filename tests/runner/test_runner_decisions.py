@@ -17,6 +17,7 @@ from pastille.values import Conditions, Interval, Metrics, Profile, Speedup, Sta
 
 PRUNE = {"prune": {"sparsity": 0.5}}
 FINETUNE = {"finetune": {"epochs": 1}}
+SPARSE: dict[str, Any] = {"prune": {"method": "unstructured", "sparsity": 0.75}}
 QUANTIZE: dict[str, Any] = {"quantize": {}}
 HERE = Conditions(
     device="cpu", isa="avx2", cores=1, threads=1, runtime="onnxruntime", runtime_version="1", os="Linux"
@@ -64,6 +65,7 @@ def speedup(low: float, high: float) -> Speedup:
         ((PRUNE, QUANTIZE), [False, False]),
         ((FINETUNE, PRUNE), [False, False]),
         ((PRUNE, PRUNE, FINETUNE), [False, True, False]),
+        ((SPARSE, FINETUNE, SPARSE), [True, False, False]),
     ],
 )
 def test_only_a_prune_before_a_finetune_is_provisional(plan: Any, provisional: list[bool]) -> None:
@@ -148,12 +150,25 @@ class TestReachable:
 
     @pytest.mark.parametrize(
         ("plan", "least"),
-        [((QUANTIZE,), 1000), ((PRUNE,), 1000), ((PRUNE, QUANTIZE), 250), ((FINETUNE,), 4000)],
+        [
+            ((QUANTIZE,), 1000),
+            ((PRUNE,), 1000),
+            ((PRUNE, QUANTIZE), 250),
+            ((PRUNE, PRUNE), 250),
+            ((FINETUNE,), 4000),
+            ((SPARSE,), 1000),
+            ((SPARSE, PRUNE, QUANTIZE), 62.5),
+            (({"prune": {"heads": 0.5}},), 1000),
+            (({"prune": {"sparsity": 0.25, "layers": {"stem": 0.75}}},), 250),
+            (({"prune": {"sparsity": 0.5, "blocks": 0.25}},), 50),
+            (({"prune": {"budget": {"max_macs": "3 M"}}},), 10),
+            (({"prune": {"sparsity": 0.5, "allocation": "global"}},), 10),
+        ],
     )
-    def test_the_bound(self, plan: Any, least: int) -> None:
-        self.check(least, *plan)
+    def test_the_bound(self, plan: Any, least: float) -> None:
+        self.check(1.001 * least, *plan)
         with pytest.raises(RecipeError, match="cannot be reached") as error:
-            self.check(least - 1, *plan)
+            self.check(0.999 * least, *plan)
         assert error.value.key == "requirements.max_size"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from torch import nn
 from pastille.data.sampler import calibration_indices
 from pastille.data.split import Split
 from pastille.errors import CalibrationError, PreconditionError, StageError, UsageError
-from pastille.pruning import prune
+from pastille.pruning import remove
 from pastille.pruning.removal import layer_widths
-from pastille.recipe import FinetuneStep, PruneStep, QuantizeStep
+from pastille.recipe import FinetuneStep, Prune, PruneStep, QuantizeStep
 from pastille.record import StageDetails, WidthChange
 from pastille.runtime import load
 from pastille.stages import Artifact, StageResult, run_stage, stage_for
 from pastille.stages.contract import state_digest
-from pastille.stages.pruning import sparsities
+from pastille.stages.removing import goals
 from pastille.stats.metrics import headline_value
 from pastille.task import Task
 from pastille.values import Kind
@@ -62,21 +63,22 @@ def run(stage: Any, artifact: Artifact, task: Task, progress: Any = None) -> Sta
 
 @given(target=st.floats(0.01, 0.95), steps=st.integers(1, 20))
 def test_steps_rise_to_the_target_by_equal_shares_of_what_is_left(target: float, steps: int) -> None:
-    found = sparsities(target, steps)
+    settings = Prune(sparsity=target, steps=steps, layers={"head": 0.3}, heads=target)
+    found = [goal.sparsity or 0.0 for goal in goals(settings, original={}, widths=None)]
     assert len(found) == steps
-    assert found[-1] == target
+    assert found[-1] == settings.sparsity
     left = [1.0, *(1 - s for s in found)]
     shares = [after / before for before, after in pairwise(left)]
     assert shares == pytest.approx([shares[0]] * steps)
     assert 0 < shares[0] < 1
+    last = goals(settings, original={}, widths=None)[-1]
+    assert (last.layers, last.heads, last.blocks) == ({"head": 0.3}, settings.heads, None)
 
 
 @pytest.mark.parametrize("stage", [prune_stage(), finetune_stage(), quantize_stage()])
 def test_options_are_what_was_asked_with_defaults(stage: Any) -> None:
     assert stage.options
-    assert all(
-        value is None or isinstance(value, str | int | float | list) for value in stage.options.values()
-    )
+    assert json.loads(json.dumps(dict(stage.options))) == stage.options
     assert {"prune": 0.5, "finetune": 1, "quantize": 32}[stage.name] in stage.options.values()
 
 
@@ -94,7 +96,7 @@ class TestPrune:
         assert result.quantized is None
 
     def test_several_steps_with_fine_tuning_in_between(self, tmp_path: Path) -> None:
-        artifact, task = given_model(tmp_path)
+        artifact, task = exported_model(tmp_path)
         progress = Notes()
         result = run(prune_stage(steps=2, finetune={"epochs": 2}), artifact, task, progress)
         assert layer_widths(result.module)["conv1"] == 16
@@ -123,15 +125,15 @@ class TestPrune:
     ) -> None:
         """Otherwise a model would ship that is pruned less than was asked, and nobody would know."""
         artifact, task = given_model(tmp_path)
-        real, calls = prune, []
+        real, calls = remove, []
 
         def second_fails(*args: Any, **kwargs: Any) -> Any:
-            calls.append(kwargs["sparsity"])
+            calls.append(args)
             if len(calls) == 2:
                 raise PreconditionError("the pruned model no longer runs")
             return real(*args, **kwargs)
 
-        monkeypatch.setattr("pastille.stages.plan.prune", second_fails)
+        monkeypatch.setattr("pastille.stages.removing.remove", second_fails)
         with pytest.raises(PreconditionError, match="no longer runs"):
             run(prune_stage(steps=2), artifact, task)
 

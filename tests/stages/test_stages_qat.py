@@ -23,7 +23,7 @@ from pastille.runtime import load
 from pastille.stages import run_stage
 from pastille.stages.contract import StageResult, state_digest
 from pastille.stages.qat import QatStage, equal_decisions
-from pastille.stages.qat_training import Trained, distillation_loss, train_in_int8
+from pastille.stages.qat_training import Trained, train_in_int8
 from pastille.task import Task, example_batch
 from pastille.train import fit
 
@@ -170,21 +170,6 @@ def test_distillation_pulls_towards_the_float_model(tmp_path: Path) -> None:
     )
     assert pulled[0] < 0.01  # it starts as the teacher, rounded
     assert free[0] > 0.5
-
-
-def test_the_loss_of_distillation_is_the_divergence() -> None:
-    logits = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.2, 0.1]])
-    taught = torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 1.0]])
-    p, q = torch.softmax(taught / 2, 1), torch.softmax(logits / 2, 1)
-    expected = 4 * (p * (p / q).log()).sum(1).mean()
-    found = distillation_loss(logits, taught, kind="multiclass", temperature=2.0)
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
-    one = distillation_loss(logits[:, :1], taught[:, :1], kind="binary", temperature=1.0)
-    pairs = [torch.cat([x[:, :1], torch.zeros(2, 1)], 1) for x in (logits, taught)]
-    assert float(one) == pytest.approx(
-        float(distillation_loss(pairs[0], pairs[1], kind="multiclass", temperature=1.0)), rel=1e-4
-    )
-    assert float(distillation_loss(taught, taught, kind="regression", temperature=1.0)) == 0
 
 
 def test_a_file_that_decides_otherwise_is_noticed(tmp_path: Path) -> None:

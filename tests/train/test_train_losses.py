@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from train_data import LABELS, net, paired, settings
 
 from pastille.train import fit
-from pastille.train.losses import class_weights, classification_loss, loss_for
-from pastille.values import Cases
+from pastille.train.losses import case_losses_for, class_weights, classification_loss, loss_for
+from pastille.values import Cases, Kind
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -107,3 +107,37 @@ def test_balanced_training_finds_the_rare_class() -> None:
             found[weights] = float((model(torch.from_numpy(inputs[targets == 1])) > 0).float().mean())
     assert found["balanced"] >= 0.7
     assert found["balanced"] > found["none"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "targets"),
+    [
+        ("binary", torch.randn(8, 1, generator=GENERATOR), np.arange(8) % 2),
+        ("multiclass", torch.randn(8, 3, generator=GENERATOR), np.arange(8) % 3),
+        ("regression", torch.randn(8, 1, generator=GENERATOR), np.linspace(-3, 5, 8)),
+        (
+            "multilabel",
+            torch.randn(8, 2, generator=GENERATOR),
+            np.stack([np.arange(8) % 2, np.arange(8) > 5], 1),
+        ),
+        ("segmentation", torch.randn(8, 3, 4, 5, generator=GENERATOR), np.arange(160).reshape(8, 4, 5) % 3),
+    ],
+)
+def test_the_loss_is_the_mean_of_the_losses_of_cases(
+    kind: Kind, outputs: torch.Tensor, targets: np.ndarray
+) -> None:
+    held = Cases(kind=kind, split="train", targets=targets * 1, labels=LABELS)
+    truth = torch.from_numpy(targets * 1)
+    each = case_losses_for(held)(outputs, truth)
+    assert each.shape == (8,)
+    torch.testing.assert_close(each.mean(), loss_for(held)(outputs, truth).to(each.dtype))
+    alone = [case_losses_for(held)(outputs[i : i + 1], truth[i : i + 1]) for i in range(8)]
+    torch.testing.assert_close(torch.cat(alone), each)
+
+
+def test_balanced_losses_of_cases_count_every_class_the_same() -> None:
+    held = cases(np.array([0, 0, 0, 1]), "binary")
+    plain, balanced = (case_losses_for(held, balanced=b) for b in (False, True))
+    outputs, truth = torch.zeros(4), torch.from_numpy(held.targets)
+    ratio = balanced(outputs, truth) / plain(outputs, truth)
+    torch.testing.assert_close(ratio, torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0]))

@@ -6,6 +6,7 @@ from pastille.bundle.choosing import choose_cases
 from pastille.bundle.golden import Golden, Replay, answer_cases
 from pastille.bundle.load import Answer, Bundle, load_bundle
 from pastille.bundle.manifest import Manifest, Variant, VariantName, read_manifest
+from pastille.bundle.stored import onnx_file
 from pastille.bundle.verify import Verification, verify
 from pastille.bundle.write import BundleParts, VariantPart, write_bundle
 
@@ -23,6 +24,7 @@ __all__ = [
     "answer_cases",
     "choose_cases",
     "load_bundle",
+    "onnx_file",
     "read_manifest",
     "verify",
     "write_bundle",

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from pastille.errors import IntegrityError
 from pastille.files import read_bounded
+from pastille.runtime.packed import SUFFIX
 from pastille.stats.decisions import output_problem
 from pastille.values import (
     Kind,
@@ -34,7 +35,7 @@ from pastille.values import (
     to_json,
 )
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 REMEDY = "fetch the bundle again or write it anew"
@@ -73,8 +74,8 @@ class Variant:
     """One model file, and what was measured of it where it was validated."""
 
     name: VariantName
-    file: str  # relative to the bundle: "models/int8.onnx"
-    sha256: str
+    file: str  # relative to the bundle: "models/int8.onnx", or "models/int8.onnx.xz"
+    sha256: str  # of the file as it is stored; its size as well
     size_bytes: int
     precision: ModelPrecision
     runtime: Literal["onnxruntime"] = "onnxruntime"
@@ -84,6 +85,12 @@ class Variant:
     parameters: int
     macs: int
     threshold: float | None = None  # its own, where calibration moved it; None: that of the manifest
+    unpacked: FileEntry | None = None  # the ONNX file that a packed one holds; None: it is stored as it is
+
+    @property
+    def model(self) -> FileEntry:
+        """The ONNX file as the runtime takes it."""
+        return self.unpacked or FileEntry(sha256=self.sha256, size_bytes=self.size_bytes)
 
     @property
     def isa(self) -> str:
@@ -150,7 +157,7 @@ def content_digest(manifest: Manifest) -> str:
     value = json.loads(to_json(manifest))
     keys = ("name", "kind", "labels", "positive", "threshold", "outputs", "inputs", "output", "preprocessing")
     answers = {key: value[key] for key in keys}
-    answers["variants"] = {v.name: v.sha256 for v in manifest.variants}
+    answers["variants"] = {v.name: v.model.sha256 for v in manifest.variants}
     answers["thresholds"] = {v.name: v.threshold for v in manifest.variants if v.threshold is not None}
     answers["golden"] = manifest.golden.sha256
     return hashlib.sha256(_canonical(answers)).hexdigest()
@@ -283,6 +290,8 @@ def _variant_problems(manifest: Manifest) -> Iterator[str]:
     for variant in manifest.variants:
         if [v.emulated for v in variant.validated[:1]] != [False]:
             yield f"{variant.name} must be validated on the machine that judged it first"
+        if variant.file.endswith(SUFFIX) != (variant.unpacked is not None):
+            yield f"{variant.file[:200]!r} must say what it holds if it ends with {SUFFIX}, and only then"
     if manifest.selected not in names:
         yield f"selected must be one of the variants {names}, got {manifest.selected!r}"
 
@@ -294,7 +303,8 @@ def _file_problems(manifest: Manifest) -> Iterator[str]:
             yield f"a file must lie inside the bundle, under a plain name, got {path[:200]!r}"
     if len({path.lower() for path in (*paths, MANIFEST)}) < len(paths) + 1:
         yield f"every file must be listed once, got {sorted(paths)}"
-    for path, entry in entries(manifest).items():
+    held = {f"what {v.file} holds": v.unpacked for v in manifest.variants if v.unpacked is not None}
+    for path, entry in (entries(manifest) | held).items():
         if not _SHA256.fullmatch(entry.sha256) or entry.size_bytes < 0:
             yield f"{path} must have a SHA-256 and a size, got {entry.sha256[:80]!r}, {entry.size_bytes}"
 

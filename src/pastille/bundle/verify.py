@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from pastille.bundle.golden import Golden, Replay, read_golden
 from pastille.bundle.golden import replay as replay_golden
 from pastille.bundle.manifest import MANIFEST, REMEDY, FileEntry, Manifest, Variant, entries, read_manifest
+from pastille.bundle.stored import onnx_file
 from pastille.errors import InferenceError, IntegrityError
 from pastille.files import sha256_file
 from pastille.progress import SILENT, Progress
@@ -153,7 +154,8 @@ def check_models(directory: Path, manifest: Manifest) -> Passed:
         IntegrityError: One is not.
     """
     for variant in manifest.variants:
-        check_self_contained(directory / variant.file, max_bytes=MAX_FILE_BYTES)
+        with onnx_file(directory, variant) as path:
+            check_self_contained(path, max_bytes=MAX_FILE_BYTES)
     return Passed(what="models", detail=", ".join(f"{v.name} is self-contained" for v in manifest.variants))
 
 
@@ -189,7 +191,8 @@ def open_variant(directory: Path, manifest: Manifest, variant: Variant, *, threa
     """
     path = directory / variant.file
     try:
-        session = load(path, threads=threads)
+        with onnx_file(directory, variant) as file:
+            session = load(file, threads=threads)
     except InferenceError as error:
         raise IntegrityError(f"{path} cannot be loaded by {variant.runtime}: {error}; {REMEDY}") from error
     outputs = [spec for spec in session.outputs if spec.name == manifest.output.name]

@@ -35,6 +35,7 @@ from pastille.bundle.verify import verify
 from pastille.errors import OutputError
 from pastille.files import sha256_file
 from pastille.runtime import check_self_contained
+from pastille.runtime.packed import SUFFIX, pack
 from pastille.values import (
     Kind,
     Latency,
@@ -172,8 +173,13 @@ def _fill(draft: Path, parts: BundleParts) -> Manifest:
 
 
 def _add_variant(draft: Path, part: VariantPart) -> Variant:
-    file = f"models/{part.name}.onnx"
-    entry = _add(draft, file, lambda path: shutil.copyfile(part.path, path))
+    file, held = f"models/{part.name}.onnx", None
+    (draft / file).parent.mkdir(exist_ok=True)
+    if pack(part.path, draft / (file + SUFFIX)):
+        file, held = file + SUFFIX, _entry(part.path)
+    else:
+        shutil.copyfile(part.path, draft / file)
+    entry = _synced(draft / file)
     return Variant(
         name=part.name,
         file=file,
@@ -186,6 +192,7 @@ def _add_variant(draft: Path, part: VariantPart) -> Variant:
         parameters=part.parameters,
         macs=part.macs,
         threshold=part.threshold,
+        unpacked=held,
     )
 
 
@@ -194,7 +201,15 @@ def _add(draft: Path, file: str, produce: Callable[[Path], object]) -> FileEntry
     path = draft / file
     path.parent.mkdir(exist_ok=True)
     produce(path)
+    return _synced(path)
+
+
+def _synced(path: Path) -> FileEntry:
     _sync(path)
+    return _entry(path)
+
+
+def _entry(path: Path) -> FileEntry:
     return FileEntry(sha256=sha256_file(path), size_bytes=path.stat().st_size)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pastille.cli import quantize
+from pastille.cli import quantize, scan
 from pastille.cli.console import fail, out, progress, reports_errors, show_json, strangers_aside
 from pastille.cli.options import (
     EXIT_CODES,
@@ -199,6 +199,9 @@ def bench(
 
 
 app.command(epilog=quantize.EPILOG)(quantize.quantize)
+
+
+app.command(epilog=scan.EPILOG)(scan.scan)
 
 
 @app.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from pastille.runtime import load
 from pastille.runtime.emulated import ISAS, Isa
 
 if TYPE_CHECKING:
+    from pastille.bundle import Variant
     from pastille.progress import Progress
 
 
@@ -53,18 +55,32 @@ def bench_files(
         if against is not None:
             _must_exist(against)
         return {file.name: bench_file(file, against=against, **options)}  # type: ignore[arg-type]
-    from pastille.bundle import verify
+    from pastille.bundle import onnx_file, verify
 
     manifest = verify(file, replay=False).manifest
-    fp32 = file / manifest.variant("fp32").file
-    return {
-        v.name: bench_file(
-            file / v.file,
-            against=against or (fp32 if v.name != "fp32" else None),
-            **options,  # type: ignore[arg-type]
-        )
-        for v in manifest.variants
-    }
+    found: dict[str, BenchResult] = {}
+    with onnx_file(file, manifest.variant("fp32")) as fp32:
+        for v in manifest.variants:
+            other = against or (fp32 if v.name != "fp32" else None)
+            with onnx_file(file, v) as path:
+                result = bench_file(path, against=other, **options)  # type: ignore[arg-type]
+            if other is fp32:
+                result = replace(result, against=str(file / manifest.variant("fp32").file))
+            found[v.name] = _as_stored(result, file, v)
+    return found
+
+
+def _as_stored(result: BenchResult, bundle: Path, variant: Variant) -> BenchResult:
+    """Place and size are those of the bundle's own file, not of what was unpacked to be timed."""
+    if variant.unpacked is None:
+        return result
+    note = f"stored packed; {bytes_text(variant.unpacked.size_bytes)} when it is loaded"
+    return replace(
+        result,
+        file=str(bundle / variant.file),
+        size_bytes=variant.size_bytes,
+        notes=(*result.notes, note),
+    )
 
 
 def replay_files(

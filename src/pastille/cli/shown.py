@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from pastille.cli.console import out
+from pastille.cli.pruned import operations_line, step_lines
 from pastille.values import Check, Estimate, Interval, Latency, Profile, Speedup, Status, Verdict, to_json
 from pastille.vocabulary import is_share
 
@@ -165,6 +166,8 @@ def show_result(result: RunResult) -> None:
     show_verdict(result.verdict)
     for note in stage_notes(result):
         out.print(f"  · {note}", markup=False)
+    for line in step_lines(result.record):
+        out.print(f"  · {line}", markup=False)
     final = _final(result)
     out.print(f"the bundle serves {final.selected}: {final.selection_reason}", markup=False)
     out.print(f"bundle  {result.bundle}", markup=False)
@@ -187,6 +190,7 @@ def gains(result: RunResult) -> list[str]:
         return ["nothing was compressed: the file is that of the model as it was brought"]
     final = _final(result)
     lines = [f"size        {size_text(before.size_bytes, after.size_bytes)}"]
+    lines += operations_line(before, after, next((s for s in final.speedups if s.batch == 1), None))
     lines += [
         f"latency     {_side_by_side(s)} at batch {s.batch} "
         f"({speed_text(s)}, {speed_interval_text(s.interval)})"

@@ -13,9 +13,9 @@ def judge_size(size_bytes: int, limit: float, *, baseline_bytes: int) -> Check:
     """Hold a file's size against a limit.
 
     Args:
-        size_bytes: Of the candidate's file.
+        size_bytes: Of the candidate's file as it is stored on the device, see `Profile.bytes_on_disk`.
         limit: Bytes.
-        baseline_bytes: Of the baseline's file.
+        baseline_bytes: Likewise, of the baseline's file.
 
     Example:
         >>> judge_size(1_200_000, 2e6, baseline_bytes=4_800_000).reason

@@ -20,7 +20,7 @@ _CONVOLUTIONS: Final = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0
 _PRODUCTS: Final = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}
 _AFFINE: Final = {"Gemm": (0, 1), "QGemm": (0, 3)}
 _RECURRENT: Final = {"LSTM": (0, 1, 2), "GRU": (0, 1, 2), "RNN": (0, 1, 2)}
-_FACTORS: Final = {
+FACTORS: Final = {
     **_CONVOLUTIONS,
     **_PRODUCTS,
     **_AFFINE,
@@ -61,11 +61,16 @@ def macs(path: Path) -> int:
         InferenceError: It does not run on zeros.
         UsageError: An input has an open size beside the batch, or the `onnx` package is not installed.
     """
-    model = _read(path)
-    nodes = [node for node in model.graph.node if node.op_type in _FACTORS]
-    wanted = {name for node in nodes for name in (*_factor_names(node), node.output[0])}
+    return counted(read_graph(path))[1]
+
+
+def counted(model: Any) -> tuple[list[tuple[Any, int]], int]:
+    """Each operator of an ``onnx.ModelProto`` that multiplies, with its share; and all of it, as `macs`."""
+    nodes = [node for node in model.graph.node if node.op_type in FACTORS]
+    wanted = {name for node in nodes for name in (*factor_names(node), node.output[0])}
     shapes, batch = _shapes(model, wanted)
-    return sum(_node_macs(node, shapes) for node in nodes) // batch
+    found = [(node, _node_macs(node, shapes)) for node in nodes]
+    return [(node, n // batch) for node, n in found], sum(n for _, n in found) // batch
 
 
 def parameters(path: Path) -> int:
@@ -80,7 +85,11 @@ def parameters(path: Path) -> int:
         IntegrityError: It is missing, not an ONNX model, or keeps weights in another file.
         UsageError: The `onnx` package is not installed.
     """
-    graph = _read(path).graph
+    return sum(prod(tensor.dims) for _, tensor in trained(read_graph(path).graph))
+
+
+def trained(graph: Any) -> Iterator[tuple[str, Any]]:
+    """Name and ``onnx.TensorProto`` of a graph's weights and biases, as `parameters` counts them."""
     excluded = {
         node.input[at]
         for node in graph.node
@@ -92,14 +101,13 @@ def parameters(path: Path) -> int:
         for node in graph.node
         if (at := _INT32_PARAMETERS.get(node.op_type, -1)) in range(len(node.input))
     }
-    return sum(
-        prod(tensor.dims)
-        for name, tensor in _tensors(graph)
-        if name not in excluded and _is_parameter(tensor, bias=name in biases)
-    )
+    for name, tensor in _tensors(graph):
+        if name not in excluded and _is_parameter(tensor, bias=name in biases):
+            yield name, tensor
 
 
-def _read(path: Path) -> Any:
+def read_graph(path: Path) -> Any:
+    """An ``onnx.ModelProto`` without local functions; raises as `macs`."""
     onnx = _onnx()
     check_self_contained(path)
     try:
@@ -138,8 +146,9 @@ def _is_parameter(tensor: Any, *, bias: bool) -> bool:
     return tensor.data_type in floating | quantized and len(tensor.dims) > 0
 
 
-def _factor_names(node: Any) -> list[str]:
-    return [node.input[at] for at in _FACTORS[node.op_type] if at < len(node.input)]
+def factor_names(node: Any) -> list[str]:
+    """The tensors that an operator multiplies."""
+    return [node.input[at] for at in FACTORS[node.op_type] if at < len(node.input)]
 
 
 def _shapes(model: Any, wanted: set[str]) -> tuple[Mapping[str, Shape], int]:
@@ -173,7 +182,7 @@ def _zeros(batch: int, shape: Shape, spec: Any) -> np.ndarray:
 def _node_macs(node: Any, shapes: Mapping[str, Shape]) -> int:
     op = node.op_type
     result = shapes[node.output[0]]
-    data, weight, *more = [shapes[name] for name in _factor_names(node)]
+    data, weight, *more = [shapes[name] for name in factor_names(node)]
     if op in _CONVOLUTIONS:  # weight (O, I / groups, *kernel)
         return prod(result) * prod(weight[1:])
     if op == "ConvTranspose":  # data (N, I, *size), weight (I, O / groups, *kernel)

@@ -13,9 +13,11 @@ from pastille.errors import InferenceError, UsageError
 from pastille.files import sha256_file
 from pastille.measure import counts
 from pastille.measure.latency import MIN_SAMPLES, compare, time_calls, time_preprocessing
+from pastille.measure.layers import layer_costs
 from pastille.measure.memory import footprint
 from pastille.progress import SILENT, Progress
 from pastille.runtime import ONNXRUNTIME, Session, kernels, load
+from pastille.runtime.packed import packed_size
 from pastille.stats.metrics import score
 from pastille.values import Cases, Conditions, KernelProof, Latency, ModelPrecision, Profile
 
@@ -88,6 +90,8 @@ def profile_file(
         footprint=footprint(path, first, threads=threads) if with_footprint else None,
         preprocessing=preprocessing or time_preprocessing(split, conditions=here, budget_s=part_s),
         kernels=kernels_if_possible(path, first, threads=threads),
+        layers=layer_costs(path),
+        stored_bytes=packed_size(path),
     )
 
 

@@ -1,13 +1,14 @@
 """The safe form of a changed model: ``architecture.json`` and ``model.safetensors``, no pickle.
 
-The user's own factory builds the original module in the fresh process; the plan then says which
-integer attributes (``out_channels``, ``num_features`` …) and which tensor shapes differ from it.
+The user's own factory builds the original module in the fresh process; the plan then says which of its
+modules are replaced (`pastille.pruning.replacements`), which integer attributes (``out_channels``,
+``num_heads`` …) and which tensor shapes differ from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ import torch
 from pastille.errors import IntegrityError, StageError
 from pastille.files import produce_atomic, read_bounded, write_atomic
 from pastille.pruning.groups import in_width, out_width
+from pastille.pruning.layouts import HEAD_SIZES, HEADS
+from pastille.pruning.replacements import Replacement, blank, replacements_in
 from pastille.pruning.whole import WEIGHTED
 from pastille.references import one_line
 from pastille.values import from_json, to_json
@@ -23,16 +26,19 @@ from pastille.values import from_json, to_json
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)  # 1 had no replacements
 PLAN, WEIGHTS = "architecture.json", "model.safetensors"
 MAX_PLAN_BYTES = 64 << 20
 MAX_SIZE = 1 << 31  # of one axis
 
-# What PyTorch's layers call their widths: all that a plan may set.
+# What layers call their widths and numbers of heads: all that a plan may set.
 SIZES = frozenset(
     {
+        *HEAD_SIZES,
         *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features"),
         *("num_channels", "num_parameters", "normalized_shape", "embedding_dim"),
+        *("hidden_size", "input_size"),
     }
 )
 
@@ -47,11 +53,13 @@ class Architecture:
         schema: Version of this form.
         attributes: Module -> attribute -> its value, integers and tuples of integers alone.
         shapes: Tensor of the state dict -> its shape, where it differs.
+        replacements: Module -> what takes its place, before sizes are compared or set.
     """
 
     schema: int = SCHEMA
     attributes: Mapping[str, Mapping[str, Size]]
     shapes: Mapping[str, tuple[int, ...]]
+    replacements: Mapping[str, Replacement] = field(default_factory=dict)
 
 
 def architecture_of(model: nn.Module, original: nn.Module) -> Architecture:
@@ -65,18 +73,38 @@ def architecture_of(model: nn.Module, original: nn.Module) -> Architecture:
         >>> architecture_of(nn.Linear(2, 3), nn.Linear(2, 4)).attributes
         {'': {'out_features': 3}}
     """
-    known = dict(original.named_modules())
+    replacements = replacements_in(model, original)
+    known, own = _replaced(original, replacements)
     attributes = {
         name: changed
         for name, module in model.named_modules()
         if name in known and (changed := dict(_changed_sizes(module, known[name])))
     }
-    own, new = original.state_dict(), model.state_dict()
+    new = model.state_dict()
     if own.keys() != new.keys():
         odd = sorted(own.keys() ^ new.keys())[:5]
         raise StageError(f"a stage may resize layers, not add or drop any: {', '.join(odd)}")
     shapes = {name: tuple(x.shape) for name, x in new.items() if x.shape != own[name].shape}
-    return Architecture(attributes=attributes, shapes=shapes)
+    return Architecture(attributes=attributes, shapes=shapes, replacements=replacements)
+
+
+def _replaced(
+    original: nn.Module, replacements: Mapping[str, Replacement]
+) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
+    """The modules and the tensors that the factory's model has once some are replaced; it is not changed."""
+    modules, tensors = dict(original.named_modules()), dict(original.state_dict())
+    for name, replacement in replacements.items():
+        new = blank(replacement, original.get_submodule(name), _dtype(original))
+        for inside in (modules, tensors):
+            for key in [k for k in inside if f"{k}.".startswith(f"{name}.")]:
+                del inside[key]
+        modules |= {f"{name}.{n}".rstrip("."): m for n, m in new.named_modules()}
+        tensors |= {f"{name}.{n}": x for n, x in new.state_dict().items()}
+    return modules, tensors
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _changed_sizes(module: nn.Module, original: nn.Module) -> Iterator[tuple[str, Size]]:
@@ -103,15 +131,17 @@ def rebuild(original: nn.Module, architecture: Architecture, tensors: Mapping[st
         IntegrityError: The plan names modules, attributes or tensors that the factory's model does
             not have, or the tensors do not fit: it is not the factory that the model came from.
     """
-    _check_tensors(original, architecture, tensors)
     try:
+        _replace_(original, architecture.replacements)
+        _check_tensors(original, architecture, tensors)
+        _check_heads(original, architecture)
         for name, sizes in architecture.attributes.items():
             _resize_(original.get_submodule(name), sizes)
         for name, tensor in tensors.items():
             _reshape_(original, name, tuple(tensor.shape))
         original.load_state_dict(dict(tensors))
         _check_widths(original)
-    except (AttributeError, RuntimeError, KeyError) as error:
+    except (AttributeError, RuntimeError, KeyError, ValueError) as error:
         raise _misfit(" ".join(str(error).split())[:200]) from error
     return original.eval()
 
@@ -121,6 +151,13 @@ def _misfit(problem: str) -> IntegrityError:
         f"{PLAN} does not fit what the model's factory builds: {problem}; "
         "is it the factory that the model came from?"
     )
+
+
+def _replace_(original: nn.Module, replacements: Mapping[str, Replacement]) -> None:
+    """Nothing takes memory yet: the new modules' tensors are made once they are known to be in the file."""
+    for name in sorted(replacements):
+        new = blank(replacements[name], original.get_submodule(name), _dtype(original))
+        original.set_submodule(name, new, strict=True)
 
 
 def _check_tensors(original: nn.Module, architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
@@ -138,6 +175,25 @@ def _check_tensors(original: nn.Module, architecture: Architecture, tensors: Map
             )
 
 
+def _check_heads(original: nn.Module, architecture: Architecture) -> None:
+    """Code that reshapes by a number of heads runs on with a wrong one: weights must have changed alike."""
+    for name, sizes in architecture.attributes.items():
+        old_sizes = vars(original.get_submodule(name))
+        changes = set(_changes(original, architecture, name))
+        for key in sizes.keys() & set(HEADS):
+            old, new = old_sizes.get(key), sizes[key]
+            if type(old) is type(new) is int and not any(n * old == o * new for o, n in changes):
+                raise AttributeError(f"{name[:80]} does not have {new} heads in its weights")
+
+
+def _changes(original: nn.Module, architecture: Architecture, name: str) -> Iterator[tuple[int, int]]:
+    """Sizes, before and after, of the axes that change of tensors within a module."""
+    tensors = original.state_dict()
+    for tensor, shape in architecture.shapes.items():
+        if tensor.startswith(f"{name}." if name else ""):
+            yield from ((o, n) for o, n in zip(tensors[tensor].shape, shape, strict=True) if o != n)
+
+
 def _resize_(module: nn.Module, sizes: Mapping[str, Size]) -> None:
     for name, value in sizes.items():
         old = vars(module).get(name)
@@ -150,7 +206,7 @@ def _reshape_(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
     owner_name, _, leaf = name.rpartition(".")
     owner = model.get_submodule(owner_name)
     old = getattr(owner, leaf)
-    if tuple(old.shape) == shape:
+    if tuple(old.shape) == shape and not old.is_meta:
         return
     new = torch.empty(shape, dtype=old.dtype)
     if isinstance(old, torch.nn.Parameter):
@@ -202,10 +258,13 @@ def read_model(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
     except ValueError as error:
         problem = " ".join(str(error).split())[:200]
         raise IntegrityError(f"{folder / PLAN} is not an architecture: {problem}") from None
-    if architecture.schema != SCHEMA:
+    if architecture.schema not in READABLE:
         raise IntegrityError(
-            f"{folder / PLAN} has schema {architecture.schema}; this Pastille reads {SCHEMA}"
+            f"{folder / PLAN} has schema {architecture.schema}; this Pastille reads "
+            f"{' and '.join(map(str, READABLE))}"
         )
+    if architecture.schema == 1 and architecture.replacements:
+        raise IntegrityError(f"{folder / PLAN} has schema 1, which has no replacements")
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

@@ -1,20 +1,23 @@
-"""Which channels must go together: the coupled groups of a network, found by torch-pruning."""
+"""Which channels must go together: the coupled groups of a network."""
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from pastille.errors import PastilleError, PreconditionError
-from pastille.pruning.units import ChannelGroup, Cut, Entries, Member
-from pastille.pruning.whole import WEIGHTED, Traced, final_layers, why_whole
+from pastille.pruning.following import Trace, follow
+from pastille.pruning.following.labels import distinct
+from pastille.pruning.surgery import Surgery
+from pastille.pruning.units import ChannelGroup, Cut
+from pastille.pruning.whole import ATTENTION, COUPLED, REARRANGED, attends, protected, rank
 from pastille.references import one_line
-from pastille.task.forward import answers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,9 +26,7 @@ if TYPE_CHECKING:
 def channel_groups(
     model: nn.Module, batch: Mapping[str, Tensor], *, protect: Sequence[str] = ()
 ) -> Iterator[ChannelGroup]:
-    """Trace a model and find its coupled channel groups.
-
-    Each group is worked out when it is asked for, so the one before may have been pruned.
+    """Follow a model's channels and find which are coupled.
 
     Args:
         model: In eval mode, every parameter with a gradient; pruning a group changes it.
@@ -36,75 +37,165 @@ def channel_groups(
         Every group, those that are left whole with the reason.
 
     Raises:
-        PreconditionError: The model cannot be traced.
+        PreconditionError: The model does not run, or its code branches on values that it computes.
+
+    References:
+        What must go together is called a group since Fang et al., "DepGraph: Towards Any Structural
+        Pruning", CVPR 2023, arXiv:2301.12900.
     """
-    import torch_pruning as tp
-
-    names = {module: name for name, module in model.named_modules()}
     with _explained():
-        graph = tp.DependencyGraph().build_dependency(
-            model, dict(batch), forward_fn=lambda m, x: list(answers(m, x)), verbose=False
+        trace = follow(model, batch)
+        found = list(_coupled(trace))
+        surgery = Surgery(model, trace, [one.units for one in found])
+        parts = _parts(found, trace)
+        attending = _attending(model, trace)
+        groups = [
+            _channel_group(
+                i, one, parts[i], _reason(one, parts[i], trace, tuple(protect), attending), surgery
+            )
+            for i, one in enumerate(found)
+        ]
+    yield from groups
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Coupled:
+    """Channels that run from the same layers.
+
+    Attributes:
+        name: The layer that the group is called by.
+        units: Its channels, in the order of that layer's rows, ``(C,)``.
+        outputs: The layers.
+        rows: Rows of that layer per channel.
+        whole: Why it can not be pruned at all.
+    """
+
+    name: str
+    units: Tensor
+    outputs: tuple[str, ...]
+    rows: int
+    whole: str
+
+
+def _coupled(trace: Trace) -> Iterator[_Coupled]:
+    """Channels by the layers that make them: those that run from the same layers are one group."""
+    of = {name: trace.channels.of[labels] for name, labels in trace.makers.items()}
+    makers: dict[int, list[str]] = {}
+    for name, channels in of.items():
+        for channel in dict.fromkeys(channels.tolist()):
+            makers.setdefault(channel, []).append(name)
+    together: dict[tuple[str, ...], list[int]] = {}
+    for channel, names in makers.items():
+        if channel:
+            together.setdefault(tuple(names), []).append(channel)
+    taken: set[str] = set()
+    for outputs, units in together.items():
+        members = set(units)
+        whole = [n for n in outputs if n not in taken and set(of[n].tolist()) == members]
+        name = next(iter(whole or [n for n in outputs if n not in taken]), outputs[0])
+        taken.add(name)
+        own = torch.tensor(list(dict.fromkeys(c for c in of[name].tolist() if c in members)))
+        yield _Coupled(
+            name=name,
+            units=own,
+            outputs=outputs,
+            rows=len(of[name]) // max(len(own), 1),
+            whole="" if whole else REARRANGED,
         )
-        last = final_layers(model, batch)
-        # Lazily: removing channels shifts the indices of groups that are concatenated with them.
-        for group in graph.get_all_groups():
-            yield _channel_group(group, graph, model, names, protect, last)
 
 
-def _channel_group(
-    group: Any,
-    graph: Any,
-    model: nn.Module,
-    names: Mapping[nn.Module, str],
-    protect: Sequence[str],
-    last: frozenset[str],
-) -> ChannelGroup:
-    num_channels = len(group[0].idxs)
-    makers = {m: idxs for m, idxs, makes in _layers(group, graph) if makes}
-    outputs = tuple(names[m] for m in makers)
-    traced = Traced(
-        outputs=outputs,
-        through=tuple(item.dep.target.module for item in group.items),
-        one_to_one=all(len(idxs) == num_channels == out_width(m) for m, idxs in makers.items()),
-    )
+def _channel_group(index: int, found: _Coupled, parts: int, whole: str, surgery: Surgery) -> ChannelGroup:
     return ChannelGroup(
-        name=names[group[0].dep.target.module],
+        name=found.name,
         kind="channels",
-        num_channels=num_channels,
-        outputs=outputs,
-        members=tuple(_members(group, graph, names)),
-        whole=why_whole(traced, model, protect=protect, last=last),
-        cut=lambda channels: _cut(group, graph, names, channels),
+        num_channels=len(found.units),
+        parts=parts or 1,
+        rows=found.rows,
+        outputs=found.outputs,
+        members=tuple(surgery.members(index)),
+        whole=whole,
+        cut=lambda chosen: _cut(index, found, parts, surgery, chosen),
     )
 
 
-def _cut(group: Any, graph: Any, names: Mapping[nn.Module, str], channels: Tensor) -> Cut:
-    root = group[0].dep
-    with _explained():
-        fresh = graph.get_pruning_group(root.target.module, root.handler, channels.tolist())
+def _reason(
+    found: _Coupled, parts: int, trace: Trace, protect: tuple[str, ...], attending: frozenset[int]
+) -> str:
+    units = found.units.tolist()
+    reasons = [
+        found.whole,
+        protected(found.outputs, protect),
+        *(trace.channels.whole.get(unit, "") for unit in units),
+        "" if attending.isdisjoint(units) else ATTENTION,
+        "" if parts else REARRANGED,
+        COUPLED if parts == len(units) > 1 else "",
+    ]
+    return min(reasons, key=rank)
 
-    def apply() -> None:
-        with _explained():
-            fresh.prune(record_history=False)
 
-    layers = list(_layers(fresh, graph))
+def _parts(found: Sequence[_Coupled], trace: Trace) -> list[int]:
+    """In how many equal parts the units of each group must lose equally many; 0 if they can not."""
+    group = {unit: i for i, one in enumerate(found) for unit in one.units.tolist()}
+    evens: list[list[Tensor]] = [[] for _ in found]
+    for even in trace.evens:
+        pieces = trace.channels.of[even.labels].reshape(even.parts, -1)
+        if not bool((pieces.sort(1).values == pieces[0].sort().values).all()):
+            for i in {group[unit] for unit in pieces.flatten().tolist() if unit in group}:
+                evens[i].append(pieces)
+    return [_common(one.units.tolist(), pieces) for one, pieces in zip(found, evens, strict=True)]
+
+
+def _common(units: list[int], evens: list[Tensor]) -> int:
+    parts = math.lcm(*(len(pieces) for pieces in evens))
+    if len(units) % parts:
+        return 0
+    place = {unit: i * parts // len(units) for i, unit in enumerate(units)}
+    return parts if all(_is_even(pieces.tolist(), place, len(units) // parts) for pieces in evens) else 0
+
+
+def _is_even(pieces: list[list[int]], place: Mapping[int, int], size: int) -> bool:
+    """Whether every piece holds whole parts alone, and as many of them as the others."""
+    held = [[place.get(channel) for channel in piece] for piece in pieces]
+    if any(part is None for piece in held for part in piece):
+        return False
+    counts = [{part: piece.count(part) for part in piece} for piece in held]
+    return all(n == size for count in counts for n in count.values()) and len({*map(len, counts)}) == 1
+
+
+def _attending(model: nn.Module, trace: Trace) -> frozenset[int]:
+    """Channels that an attention's layers make or read."""
+    layers = {use.tensor.rpartition(".")[0] for use in trace.uses if use.role in {"makes", "reads"}}
+    near = {name for name in layers if attends(model, name)}
+    found = [trace.channels.of[u.labels] for u in trace.uses if u.tensor.rpartition(".")[0] in near]
+    made = [trace.channels.of[labels] for name, labels in trace.makers.items() if name in near]
+    return frozenset(c for channels in (*found, *made) for c in distinct(channels))
+
+
+def _cut(index: int, found: _Coupled, parts: int, surgery: Surgery, chosen: Tensor) -> Cut:
+    _check_choice(found, parts, chosen)
+    gone = found.units[chosen]
     return Cut(
-        reads=tuple(
-            Entries(parameter=f"{names[m]}.weight", axis=_axis(m, makes=False), indices=torch.tensor(idxs))
-            for m, idxs, makes in layers
-            if not makes
-        ),
-        exact=all(len(idxs) == len(channels) for _, idxs, makes in layers if makes),
-        apply=apply,
+        reads=tuple(surgery.reads(index, gone)), exact=True, apply=lambda: surgery.remove_(index, gone)
     )
 
 
-def _layers(group: Any, graph: Any) -> Iterator[tuple[nn.Module, list[int], bool]]:
-    """Each convolution and linear layer of a group, its channels, and whether it makes or reads them."""
-    for item in group.items:
-        if isinstance(item.dep.target.module, WEIGHTED):
-            makes = bool(graph.is_out_channel_pruning_fn(item.dep.handler))
-            yield item.dep.target.module, list(item.idxs), makes
+def _check_choice(found: _Coupled, parts: int, chosen: Tensor) -> None:
+    count = len(found.units)
+    places = torch.tensor(distinct(chosen), dtype=torch.int64)
+    if (
+        len(places) != len(chosen)
+        or not len(chosen) < count
+        or not bool(((places >= 0) & (places < count)).all())
+    ):
+        raise ValueError(
+            f"removals[{found.name!r}] must be different channels from 0 to {count - 1}, and leave one; "
+            f"got {len(chosen)} of {count}"
+        )
+    if len({int((places * parts // count == part).sum()) for part in range(parts)}) > 1:
+        raise ValueError(
+            f"removals[{found.name!r}] must take equally many from each of the {parts} consecutive parts of "
+            f"its {count} channels"
+        )
 
 
 def out_width(layer: nn.Module) -> int:
@@ -117,42 +208,15 @@ def in_width(layer: nn.Module) -> int:
     return int(getattr(layer, "in_channels", None) or layer.in_features)  # type: ignore[arg-type]
 
 
-def _axis(layer: nn.Module, *, makes: bool) -> Literal[0, 1]:
-    """Where a layer's weight has its output or its input channels."""
-    # Transposed convolutions store (in, out, …), all others (out, in, …).
-    return 0 if makes != bool(getattr(layer, "transposed", False)) else 1
-
-
-def _members(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> Iterator[Member]:
-    for item in group.items:
-        layer = item.dep.target.module
-        weight = getattr(layer, "weight", None) if layer in names else None
-        if not isinstance(weight, torch.Tensor) or any(i is None for i in item.root_idxs):
-            continue
-        makes = bool(graph.is_out_channel_pruning_fn(item.dep.handler))
-        weighted = isinstance(layer, WEIGHTED)
-        axis = _axis(layer, makes=makes) if weighted else 0
-        if max(item.idxs, default=0) < weight.shape[axis]:
-            yield Member(
-                entries=Entries(
-                    parameter=f"{names[layer]}.weight", axis=axis, indices=torch.tensor(item.idxs)
-                ),
-                channels=torch.tensor(item.root_idxs),
-                role=("makes" if makes else "reads") if weighted else "scales",
-            )
-
-
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Gradients on, torch-pruning's warnings off, and what it stumbles over as one line with advice."""
-    with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except PastilleError:
-            raise
-        except Exception as error:
-            raise PreconditionError(
-                f"prune: the channels of this model cannot be followed ({one_line(error, 160)}); "
-                "leave prune out of the plan"
-            ) from error
+    """What the following stumbles over, as one line with advice."""
+    try:
+        yield
+    except PastilleError:
+        raise
+    except Exception as error:
+        raise PreconditionError(
+            f"prune: the channels of this model cannot be followed ({one_line(error, 160)}); "
+            "leave prune out of the plan"
+        ) from error

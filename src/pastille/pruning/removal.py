@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from pastille.errors import PreconditionError
 from pastille.pruning.groups import channel_groups
+from pastille.pruning.heads import head_groups, remove_heads_
+from pastille.pruning.rewrites import with_convolutions_
 from pastille.pruning.units import ChannelGroup
 from pastille.pruning.verify import Reads, check_followed
 from pastille.pruning.whole import REARRANGED
@@ -18,7 +21,7 @@ from pastille.references import one_line
 from pastille.task.forward import forward
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +31,20 @@ class Pruned:
     Attributes:
         model: A new module in eval mode.
         widths: Layer -> output channels (before, after), for the layers that changed.
-        left_whole: Layer -> why its channels were all kept.
+        left_whole: Layer -> why its channels were all kept; attention layer -> why its heads were.
+        heads: Attention layer -> its heads (before, after), for the layers that lost some.
     """
 
     model: nn.Module
     widths: Mapping[str, tuple[int, int]]
     left_whole: Mapping[str, str]
+    heads: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def survey(
     model: nn.Module, batch: Mapping[str, Tensor], *, protect: Sequence[str] = ()
 ) -> tuple[ChannelGroup, ...]:
-    """Every group of channels of a model, with the parameters that it runs through; nothing is changed.
+    """Every group of heads and of channels of a model, with its parameters; nothing is changed.
 
     Args:
         model: Not modified.
@@ -51,7 +56,12 @@ def survey(
         TypeError: ``batch`` is no mapping of tensors.
     """
     _check_batch(batch)
-    return tuple(channel_groups(trainable_copy(model), batch, protect=protect))
+    new = with_convolutions_(trainable_copy(model), batch)
+    groups = (*head_groups(new, batch, protect=protect), *channel_groups(new, batch, protect=protect))
+    known = dict(model.named_parameters())
+    return tuple(
+        replace(g, members=tuple(m for m in g.members if m.entries.parameter in known)) for g in groups
+    )
 
 
 def remove(
@@ -61,7 +71,7 @@ def remove(
     *,
     protect: Sequence[str] = (),
 ) -> Pruned:
-    """A copy of a model without some of its channels.
+    """A copy of a model without some of its heads and channels.
 
     Args:
         model: Not modified.
@@ -77,8 +87,10 @@ def remove(
             width by hand), or its code moves channels in a way that was not followed.
     """
     _check_batch(batch)
-    original, pruned = trainable_copy(model), trainable_copy(model)
-    before, reads, whole = layer_widths(original), Reads(pruned), dict[str, str]()
+    original = with_convolutions_(trainable_copy(model), batch)
+    heads, whole = remove_heads_(original, batch, removals, protect=protect)  # proven by itself
+    pruned = trainable_copy(original)
+    before, reads = layer_widths(model), Reads(pruned)
     for group in channel_groups(pruned, batch, protect=protect):
         if group.whole:
             whole.update(dict.fromkeys(group.outputs, group.whole))
@@ -94,10 +106,21 @@ def remove(
     after = layer_widths(pruned)
     _check_runs(original, pruned, batch)
     check_followed(original, pruned, reads.removed(), batch)
-    for name, parameter in model.named_parameters():
-        pruned.get_parameter(name).requires_grad_(parameter.requires_grad)
-    widths = {name: (before[name], width) for name, width in after.items() if width != before[name]}
-    return Pruned(model=pruned, widths=widths, left_whole=whole)
+    for name, parameter in pruned.named_parameters():
+        parameter.requires_grad_(_is_trained(name, model))
+    widths = {n: (before[n], width) for n, width in after.items() if width != before.get(n, width)}
+    return Pruned(model=pruned, widths=widths, left_whole=whole, heads=heads)
+
+
+def _is_trained(name: str, model: nn.Module) -> bool:
+    """Whether a parameter takes a gradient: as it did, or as any of the module that was replaced."""
+    known, modules = dict(model.named_parameters()), dict(model.named_modules())
+    if name in known:
+        return known[name].requires_grad
+    while name not in modules:
+        name = name.rpartition(".")[0]
+    replaced = list(modules[name].parameters())
+    return not replaced or any(parameter.requires_grad for parameter in replaced)
 
 
 def _check_batch(batch: object) -> None:
@@ -125,10 +148,18 @@ def trainable_copy(model: nn.Module) -> nn.Module:
 
 
 def layer_widths(model: nn.Module) -> dict[str, int]:
-    """Output channels of every convolution and linear layer, by module name."""
+    """How many units every layer puts out, by module name.
+
+    Output channels of convolutions and linear layers, widths of embeddings, and the hidden units of all
+    layers and directions of a recurrent module.
+    """
     found = {}
     for name, module in model.named_modules():
         width = getattr(module, "out_channels", getattr(module, "out_features", None))
+        if isinstance(module, nn.RNNBase):
+            width = module.hidden_size * module.num_layers * (1 + module.bidirectional)
+        elif isinstance(module, nn.Embedding):
+            width = module.embedding_dim
         if isinstance(width, int):
             found[name] = width
     return found

@@ -21,11 +21,14 @@ class Entries:
         parameter: Its name in the model, e.g. ``"layer1.0.conv1.weight"``.
         axis: Of the parameter.
         indices: Positions on that axis as they are numbered now, ``(C_i,)`` int64.
+        blocks: Equal blocks of axis 0 that each have their own entries on ``axis``, and are counted one
+            after the other: the input channels of a grouped convolution; else 1.
     """
 
     parameter: str
     axis: int
     indices: Tensor
+    blocks: int = 1
 
     def rows(self, tensor: Tensor) -> Tensor:
         """The slices of a tensor of the parameter's shape (the weight, its gradient), one per row.
@@ -38,15 +41,24 @@ class Entries:
             >>> Entries(parameter="w", axis=1, indices=torch.tensor([2])).rows(torch.eye(3))
             tensor([[0., 0., 1.]])
         """
-        return (
-            tensor.movedim(self.axis, 0)[self.indices].flatten(1)
-            if tensor.ndim > 1
-            else _column(tensor[self.indices])
-        )
+        return lined_up(tensor, self.axis, self.blocks)[self.indices]
 
 
-def _column(values: Tensor) -> Tensor:
-    return values.reshape(-1, 1)
+def lined_up(tensor: Tensor, axis: int, blocks: int = 1) -> Tensor:
+    """The entries of a tensor along one axis, one per row.
+
+    Args:
+        tensor: ``(D_0, …)``.
+        axis: Of the tensor.
+        blocks: As in `Entries`.
+
+    Returns:
+        ``(blocks · C, M)``, where ``C`` is the size of the axis.
+    """
+    if blocks > 1:
+        apart = tensor.reshape(blocks, -1, *tensor.shape[1:]).movedim(axis + 1, 1)
+        return apart.flatten(0, 1).flatten(1)
+    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,6 +99,9 @@ class ChannelGroup:
         name: The layer that makes them; the attention module, of heads.
         kind: What a unit is.
         num_channels: How many units there are now, ``C``.
+        parts: Equal consecutive parts of the units from which equally many must go: the groups of a
+            grouped convolution, the layers and directions of an LSTM.
+        rows: Output channels of the layer ``name`` per unit: 2 if it makes two halves that are multiplied.
         outputs: Layers whose output channels are in the group, the residual partners included.
         members: The parameters that they run through.
         whole: Why the group must be left whole; empty if it may be pruned.
@@ -96,6 +111,8 @@ class ChannelGroup:
     name: str
     kind: Kind = "channels"
     num_channels: int
+    parts: int = 1
+    rows: int = 1
     outputs: tuple[str, ...]
     members: tuple[Member, ...]
     whole: str

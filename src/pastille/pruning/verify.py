@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pastille.errors import PreconditionError
 from pastille.pruning.units import Entries
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
 
 RELATIVE_TOLERANCE = 1e-4  # rounding gives up to 1e-6
 
-# What computes over all channels, so that it changes with their number although nothing is wrong.
-_ACROSS_CHANNELS = {"NativeLayerNorm", "NativeGroupNorm", "Softmax", "LogSoftmax", "Bmm"}
-_REDUCTIONS = {"Mean", "Sum", "Var", "Std", "Norm", "LinalgVectorNorm", "Max", "Min", "Amax", "Amin"}
-
-
-Place = tuple[str, int]  # a parameter and one of its axes
+Place = tuple[str, int, int]  # a parameter, one of its axes, and the blocks that it is counted in
 
 
 @final
@@ -37,17 +33,21 @@ class Reads:
     def remove_(self, reads: Iterable[Entries]) -> None:
         """Note that parameters lose entries, by their present index."""
         for entries in reads:
-            place = entries.parameter, entries.axis
-            kept = self._kept.get(place, torch.arange(self._shapes[entries.parameter][entries.axis]))
+            place = entries.parameter, entries.axis, entries.blocks
+            kept = self._kept.get(place, torch.arange(self._size(place)))
             self._kept[place] = kept[~torch.isin(torch.arange(len(kept)), entries.indices)]
 
     def removed(self) -> dict[Place, Tensor]:
         """Parameter and axis -> its entries that are gone, by their original index."""
         gone = {}
-        for (name, axis), kept in self._kept.items():
-            before = torch.arange(self._shapes[name][axis])
-            gone[name, axis] = before[~torch.isin(before, kept)]
+        for place, kept in self._kept.items():
+            before = torch.arange(self._size(place))
+            gone[place] = before[~torch.isin(before, kept)]
         return {place: indices for place, indices in gone.items() if len(indices)}
+
+    def _size(self, place: Place) -> int:
+        name, axis, blocks = place
+        return self._shapes[name][axis] * blocks
 
 
 def check_followed(
@@ -59,56 +59,125 @@ def check_followed(
     moves channels (a shuffle, a reshape, padding) can deceive the tracer, and the pruned model then
     runs, but reads the wrong ones.
 
+    What is taken over all channels (the mean and variance of a LayerNorm, a mean) is another number
+    with fewer of them although nothing is wrong: the pruned model is given the number that the
+    original found, so that the answers must be equal here too.
+
     Args:
-        original: In eval mode, every parameter with a gradient; not modified.
+        original: In eval mode; not modified.
         pruned: The result.
         removed: From `Reads.removed`.
         batch: Example inputs.
 
     Raises:
-        PreconditionError: They answer differently, and no normalization over channels explains it.
+        PreconditionError: They answer differently.
     """
     blind = copy.deepcopy(original)
-    for (name, axis), entries in removed.items():
-        with torch.no_grad():
-            blind.get_parameter(name).index_fill_(axis, entries, 0.0)
-    with torch.enable_grad():
-        expected, answer = forward(blind, batch), forward(pruned, batch)
-    scale = float(expected.detach().abs().max())
-    error = float((answer - expected).detach().abs().max())
-    if error <= RELATIVE_TOLERANCE * scale or any(map(_is_across_channels, _nodes(expected))):
-        return
-    raise PreconditionError(
-        f"prune: pruned layers would read other channels than before (answers differ by {error:.2g}): "
-        "the model's code shuffles, pads or reshapes channels; protect the layers around that code "
-        "(prune.protect) or leave prune out of the plan"
-    )
+    with torch.no_grad():
+        for (name, axis, blocks), entries in removed.items():
+            blind_(
+                blind.get_parameter(name), Entries(parameter=name, axis=axis, indices=entries, blocks=blocks)
+            )
+        noted: list[Any] = []
+        with _Statistics(noted, replay=False):
+            expected = forward(blind, batch)
+        with _Statistics(noted, replay=True):
+            answer = forward(pruned, batch)
+    scale = float(expected.abs().max())
+    error = float((answer - expected).abs().max())
+    if not error <= RELATIVE_TOLERANCE * scale:
+        raise PreconditionError(
+            f"prune: pruned layers would read other channels than before (answers differ by {error:.2g}): "
+            "the model's code shuffles, pads or reshapes channels; protect the layers around that code "
+            "(prune.protect) or leave prune out of the plan"
+        )
 
 
-def _nodes(output: Tensor) -> Iterator[Any]:
-    """Every operation that an output was computed by."""
-    pending, seen = [output.grad_fn], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        pending.extend(f for f, _ in node.next_functions)
+def blind_(parameter: Tensor, entries: Entries) -> None:
+    """Set some entries of a parameter to zero."""
+    keep = torch.ones(parameter.shape[entries.axis] * entries.blocks)
+    keep[entries.indices] = 0
+    if entries.blocks == 1:
+        shape = [1] * parameter.ndim
+        shape[entries.axis] = -1
+        parameter.mul_(keep.reshape(shape).to(parameter))
+    else:
+        whole = parameter.view(entries.blocks, -1, *parameter.shape[1:])
+        shape = [entries.blocks] + [1] * parameter.ndim
+        shape[entries.axis + 1] = -1
+        whole.mul_(keep.reshape(shape).to(parameter))
 
 
-def _is_across_channels(node: Any) -> bool:
-    name = type(node).__name__.partition("Backward")[0]
-    if name in _ACROSS_CHANNELS or "Attention" in name:
-        return True
-    if name not in _REDUCTIONS:
-        return False
-    # Over positions alone, axes from 2 on of (N, C, positions …), the number of channels is of no matter.
-    rank, dims = len(getattr(node, "_saved_self_sym_sizes", ())), getattr(node, "_saved_dim", ())
-    axes = [_axis(d, rank) for d in ([dims] if isinstance(dims, int) else dims or [])]
-    return not axes or min(axes) < 2
+_OVER_AXES = {
+    "mean",
+    "var",
+    "std",
+    "amax",
+    "amin",
+    "norm",
+    "vector_norm",
+    "logsumexp",
+    "var_mean",
+    "std_mean",
+}
+_NORMS = {"layer_norm", "rms_norm", "group_norm"}
+_NORM_ARGUMENTS = ("input", "size", "weight", "bias", "eps")
 
 
-def _axis(dim: int, rank: int) -> int:
-    dim = dim - (1 << 64) if dim >= 1 << 63 else dim  # autograd shows a negative axis without its sign
-    return dim % rank if rank else dim
+@final
+class _Statistics(TorchFunctionMode):
+    """Notes what is taken over many entries, or gives it back where there are fewer entries now."""
+
+    def __init__(self, noted: list[Any], *, replay: bool) -> None:
+        super().__init__()
+        self._noted, self._replay, self._next = noted, replay, 0
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        kwargs = kwargs or {}
+        if name in _NORMS:
+            order = [n for n in _NORM_ARGUMENTS if n != "bias" or name != "rms_norm"]
+            given = dict(zip(order, args, strict=False)) | {
+                "size" if key in {"normalized_shape", "num_groups"} else key: value
+                for key, value in kwargs.items()
+            }
+            return self._norm(name, **given)
+        result = function(*args, **kwargs)
+        if name not in _OVER_AXES or not isinstance(result, torch.Tensor):
+            return result
+        shape = tuple(args[0].shape) if args else ()
+        before, old = self._note((shape, result))
+        return old if before != shape and old.shape == result.shape else result
+
+    def _note(self, found: Any) -> Any:
+        if not self._replay:
+            self._noted.append(found)
+            return found
+        self._next += 1
+        return self._noted[self._next - 1] if self._next <= len(self._noted) else found
+
+    def _norm(
+        self,
+        name: str,
+        *,
+        input: Tensor,  # noqa: A002
+        size: Any,
+        weight: Any = None,
+        bias: Any = None,
+        eps: Any = None,
+        **_: Any,
+    ) -> Tensor:
+        x, parts = input, (int(size) if name == "group_norm" else 1)
+        axes = 1 if name == "group_norm" else x.ndim - len(size)
+        flat = x.flatten(1) if name == "group_norm" else x.flatten(axes)
+        rows = flat.reshape(*flat.shape[:-1], parts, -1)
+        mean = rows.mean(-1, keepdim=True) if name != "rms_norm" else torch.zeros_like(rows[..., :1])
+        square = (rows - mean).square().mean(-1, keepdim=True)
+        mean, scale = self._note((mean, (square + (1e-5 if eps is None else eps)).rsqrt()))
+        result: Tensor = ((rows - mean) * scale).reshape(x.shape)
+        shape = (-1, *(1,) * (x.ndim - 2)) if name == "group_norm" else ()
+        weight, bias = (p.reshape(shape) if p is not None and shape else p for p in (weight, bias))
+        result = result if weight is None else result * weight
+        return result + (0 if bias is None else bias)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from pastille.recipe.limits import MaxLatency
-from pastille.recipe.quantities import Bytes, Count, Share
+from pastille.recipe.quantities import Bytes, Count, Share, parse_share
 from pastille.recipe.section import Section
 from pastille.recipe.training import Distill, Train
 
@@ -16,8 +18,28 @@ Criterion = Literal[
     "l1", "l2", "bn_scale", "taylor", "fisher", "fpgm", "activation", "apoz", "lamp", "random"
 ]
 Allocation = Literal["uniform", "global", "sensitivity"]
-Removed = Annotated[Share, Field(gt=0, le=0.95)]
-TUNED = 0.25  # of the original training
+MOST: Final = 0.95  # of anything
+TUNED: Final = 0.25  # of the original training
+UNSEEING: Final = frozenset({"l1", "l2", "bn_scale", "fpgm", "lamp", "random"})  # criteria that need no data
+
+
+def _multiple(value: object) -> object:
+    """Told as one thing: of the two kinds that it may be, pydantic would say what is wrong with each."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not whole and value != "auto":
+        raise ValueError(f"must be auto, or a whole number from 1 on, e.g. 8, got {value!r}")
+    return value
+
+
+def _removable(value: object) -> object:
+    """Told as one thing, whichever bound is broken."""
+    share = parse_share(value)
+    if not 0 < share <= MOST:
+        raise ValueError(f"must be a fraction above 0 and at most {MOST:g}, e.g. 0.5, got {value!r}")
+    return share
+
+
+Removed = Annotated[Share, Field(gt=0, le=MOST), BeforeValidator(_removable)]
 
 
 class Budget(Section):
@@ -41,7 +63,9 @@ class Regularize(Section):
     """Before removal, train with a penalty that makes the channels which will go small (arXiv:2012.09243)."""
 
     epochs: int = Field(ge=1, le=10_000)
-    strength: float = Field(1e-4, gt=0, description="added to the penalty of those channels at every step")
+    shrink: Share = Field(
+        0.05, gt=0, lt=1, description="of its size, that the penalty alone would leave of such a channel"
+    )
     learning_rate: float = Field(1e-3, gt=0)
 
 
@@ -49,7 +73,11 @@ class Prune(Section):
     """Remove whole channels, attention heads or blocks, a few at a time, fine-tuning in between."""
 
     method: Literal["structured"] = "structured"
-    criterion: Criterion = "l1"
+    criterion: Criterion = Field(
+        "taylor",
+        description="what makes a channel important; taylor, fisher, activation and apoz look at cases of "
+        "train",
+    )
     sparsity: Removed | None = Field(None, description="fraction of the channels to remove")
     budget: Budget | None = Field(None, description="in place of sparsity")
     allocation: Allocation = Field(
@@ -63,7 +91,7 @@ class Prune(Section):
     protect: list[str] = Field(default_factory=list, description="modules left whole; * matches any")
     heads: Removed | None = Field(None, description="fraction of each layer's attention heads to remove")
     blocks: Removed | None = Field(None, description="fraction of the residual blocks to leave out")
-    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    round_to: Annotated[int | Literal["auto"], BeforeValidator(_multiple)] = Field(
         8, description="widths kept are multiples of this; auto: as measured on this machine"
     )
     scan: Path | None = Field(None, description="what `pastille scan` wrote, for allocation: sensitivity")
@@ -91,13 +119,26 @@ class Prune(Section):
     def _says_how_much(self) -> Prune:
         if self.sparsity is not None and self.budget is not None:
             raise ValueError("takes sparsity or budget, not both")
-        if all(asked is None for asked in (self.sparsity, self.budget, self.heads, self.blocks)):
+        if self.layers and self.budget is not None:
+            raise ValueError("takes layers only with sparsity: a budget decides for every layer")
+        asked = (self.sparsity, self.budget, self.heads, self.blocks, self.layers or None)
+        if all(share is None for share in asked):
             raise ValueError("must say how much: sparsity: 0.5, or budget: {max_latency: {p95: 5 ms}}")
         if self.scan is not None and self.allocation != "sensitivity":
             raise ValueError("takes scan only with allocation: sensitivity")
         if self.distill is not None and self.tuning is None:
             raise ValueError("takes distill only with finetune, which learns from it")
+        if self.fairness == "protect" and self.tuning is None and not self.looks_at_data:
+            raise ValueError(
+                "takes fairness: protect only with finetune or with criterion: taylor, since "
+                f"{self.criterion} looks at no cases"
+            )
         return self
+
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether the criterion needs cases."""
+        return self.criterion not in UNSEEING
 
     @property
     def tuning(self) -> Train | None:
@@ -141,6 +182,7 @@ class SparsePrune(Section):
 
 
 PRUNE_METHODS = ("structured", "unstructured", "2:4")
+SECTION_OF: Mapping[str, type[Section]] = MappingProxyType({"structured": Prune, "sparse": SparsePrune})
 
 
 def _method(value: Any) -> str:

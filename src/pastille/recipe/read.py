@@ -15,8 +15,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pastille.errors import RecipeError
+from pastille.recipe.pruning import SECTION_OF as PRUNING
+from pastille.recipe.pruning import Prune
 from pastille.recipe.quantizing import SECTION_OF, Quantization
-from pastille.recipe.sections import STEPS, QuantizeStep, Recipe, SourceData
+from pastille.recipe.sections import STEPS, PruneStep, QuantizeStep, Recipe, SourceData
 
 MAX_RECIPE_BYTES = 1 << 20
 
@@ -154,6 +156,9 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[str, Path, bool]]:
         yield "task.model", Path(model), False
     if recipe.task.weights is not None:
         yield "task.weights", recipe.task.weights, False
+    for index, step in enumerate(recipe.plan):
+        if isinstance(step, PruneStep) and isinstance(step.prune, Prune) and step.prune.scan is not None:
+            yield f"plan.{index}.prune.scan", step.prune.scan, False
     if isinstance(recipe.data, SourceData):
         source, _, _ = recipe.data.source.rpartition(":")
         if source.endswith(".py"):
@@ -203,7 +208,7 @@ def _path(location: Sequence[int | str]) -> list[str]:
             (before == "data" and part in _TAGS)
             or (before.isdigit() and part in STEPS)
             or (before == "quantize" and part in SECTION_OF)
-            or (before == "prune" and part in ("structured", "sparse"))
+            or (before == "prune" and part in PRUNING)
         )
         # A plan entry reads plan.0.prune.prune.X: the tag, then the key.
         if not tag and part not in _TAGS_OF_VALUES and not re.search(r"[\[(]", part):
@@ -244,16 +249,20 @@ def _instead(path: Sequence[str], location: Sequence[int | str]) -> str:
     """What to write in place of an unknown key."""
     key, known = path[-1], _known_keys(path[:-1])
     method = str(location[-2]) if len(location) > 1 else ""
-    if path[-2:-1] == ["quantize"] and method in SECTION_OF:
+    methods = _METHODS.get(path[-2], {}) if len(path) > 1 else {}
+    if method in methods:
         if key in known:
-            owners = [_BOTH.get(name, name) for name, own in SECTION_OF.items() if key in own.model_fields]
+            owners = [_BOTH.get(name, name) for name, own in methods.items() if key in own.model_fields]
             return f" with method {_BOTH.get(method, method)}; it belongs to {', '.join(owners)}"
-        known = sorted(SECTION_OF[method].model_fields)
+        known = sorted(methods[method].model_fields)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(sorted(known))}"
 
 
-_BOTH = {"int4": "int4 or int8-weights", "fp16": "fp16 or bf16"}  # methods that share a section
+# Sections whose keys depend on their method: its tag -> what it takes.
+_METHODS: Mapping[str, Mapping[str, type[BaseModel]]] = {"quantize": SECTION_OF, "prune": PRUNING}
+# Methods that share a section.
+_BOTH = {"int4": "int4 or int8-weights", "fp16": "fp16 or bf16", "sparse": "unstructured or 2:4"}
 
 
 def _known_keys(path: Sequence[str]) -> list[str]:

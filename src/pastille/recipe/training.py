@@ -26,7 +26,7 @@ class Train(Section):
 
 
 class Distill(Section):
-    """Answer like the float model too, by softened Kullback-Leibler divergence (arXiv:1503.02531)."""
+    """Answer like the model before it too, by softened Kullback-Leibler divergence (arXiv:1503.02531)."""
 
     alpha: float = Field(0.5, ge=0, le=1, description="share of the loss; the labels have the rest")
     temperature: float = Field(2.0, gt=0, le=100)

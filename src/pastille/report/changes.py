@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pastille.report.text as text
@@ -10,27 +10,20 @@ from pastille.record import Curve, StageDetails, WidthChange
 from pastille.report.account import Account
 from pastille.report.comparison import options_line, stage_label
 from pastille.report.kernels import Kernels, kernels
+from pastille.report.layers import Layers
+from pastille.report.layers import layers as layer_table
+from pastille.report.steps import Steps, steps
 from pastille.report.tried import TriedRow, tried_rows
 from pastille.values import Profile
 
 # The page stays small however long the plan is: what all stages together may show is shared out.
 _MAX_STAGES = 12
-_LAYERS = (240, 48)  # on the page, in one stage
+_LAYERS = (120, 120)  # on the page, in one stage
 _CURVES = (24, 6)
 _MAX_EPOCHS = 120
 _MAX_NOTES = 12
 _MAX_OPERATORS = 24
 _FLOATS = (96, 24)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Width:
-    """One layer whose channels were removed."""
-
-    module: str
-    before: int
-    after: int
-    removed: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +47,11 @@ class Change:
     name: str
     options: str
     facts: tuple[tuple[str, str], ...]
-    widths: tuple[Width, ...]
-    more_widths: int
+    steps: Steps | None  # of iterative pruning
+    layers: Layers | None  # where something was removed
     tried: tuple[TriedRow, ...]
     left_title: str
-    left_whole: tuple[tuple[str, str], ...]
+    left_whole: tuple[tuple[str, str], ...]  # where the layers do not say it
     more_left_whole: int
     int8_operators: tuple[tuple[str, str], ...]
     float_operators: tuple[tuple[str, str], ...]
@@ -74,14 +67,22 @@ def changes(run: Account) -> tuple[Change, ...]:
 
 
 def _changes(run: Account) -> Iterator[Change]:
-    layers, curves = (_each(limits, len(run.stages)) for limits in (_LAYERS, _CURVES))
+    listing = sum(bool(stage.details.widths or stage.details.left_whole) for stage in run.stages)
+    layers, curves = _each(_LAYERS, listing), _each(_CURVES, len(run.stages))
     if run.baseline:
         profile = run.baseline.profile
         yield _change("baseline", "", run.baseline.details, profile, None, layers, curves)
+    before = run.before
     for stage in run.stages:
         name, options = stage_label(stage), options_line(stage.options)
         change = _change(name, options, stage.details, stage.profile, stage.seconds, layers, curves)
-        yield replace(change, kernels=_kernels(stage.profile, _each(_FLOATS, len(run.stages))))
+        yield replace(
+            change,
+            kernels=_kernels(stage.profile, _each(_FLOATS, len(run.stages))),
+            steps=steps(stage.details, before, stage.profile),
+            layers=layer_table(stage.details, before, stage.profile, layers),
+        )
+        before = stage.profile if stage.kept else before
 
 
 def _each(limits: tuple[int, int], stages: int) -> int:
@@ -98,13 +99,14 @@ def _change(
     layers: int,
     curves: int,
 ) -> Change:
-    whole = [(text.clean(m, 80), text.clean(why, 160)) for m, why in details.left_whole.items()]
+    left = {} if details.widths else details.left_whole
+    whole = [(text.clean(m, 80), text.clean(why, 160)) for m, why in left.items()]
     return Change(
         name=name,
         options=options,
         facts=tuple(_facts(details, profile.sha256, seconds)),
-        widths=tuple(_width(change) for change in details.widths[:layers]),
-        more_widths=max(0, len(details.widths) - layers),
+        steps=None,
+        layers=None,
         tried=tried_rows(details.tried),
         left_title="Left whole" if details.widths or "prune" in name else "Left in float",
         left_whole=tuple(whole[:layers]),
@@ -127,9 +129,11 @@ def _kernels(profile: Profile, most: int) -> Kernels | None:
 def _facts(details: StageDetails, digest: str, seconds: float | None) -> Iterator[tuple[str, str]]:
     if seconds is not None:
         yield "took", text.duration(seconds)
-    if details.widths:
-        before, after = (sum(w.before for w in details.widths), sum(w.after for w in details.widths))
-        yield "channels", f"{text.count(before)} → {text.count(after)} in {len(details.widths)} layers"
+    yield from _removed(details.widths)
+    if details.zeros is not None:
+        yield "zeros", f"{text.fixed(100 * details.zeros, 1)}{text.UNIT_SPACE}% of the weights"
+    if details.stored_bytes is not None:
+        yield "stored", f"{text.size(details.stored_bytes)} in a bundle"
     if details.calibration_samples is not None:
         yield "calibrated on", text.plural(details.calibration_samples, "training sample")
     if details.temperature is not None:
@@ -144,14 +148,14 @@ def _facts(details: StageDetails, digest: str, seconds: float | None) -> Iterato
     yield "file SHA-256", text.clean(digest, 64)
 
 
-def _width(change: WidthChange) -> Width:
-    removed = 100 * (1 - change.after / change.before) if change.before else None
-    return Width(
-        module=text.clean(change.module, 80),
-        before=change.before,
-        after=change.after,
-        removed=f"{text.fixed(removed, 0)}{text.UNIT_SPACE}%",
-    )
+def _removed(widths: Sequence[WidthChange]) -> Iterator[tuple[str, str]]:
+    for kind in dict.fromkeys(change.kind for change in widths):
+        found = [change for change in widths if change.kind == kind]
+        before, after = sum(w.before for w in found), sum(w.after for w in found)
+        if kind == "blocks":
+            yield kind, f"{text.count(before - after)} left out"
+        else:
+            yield kind, f"{text.count(before)} → {text.count(after)} in {text.plural(len(found), 'layer')}"
 
 
 def _operators(counts: Mapping[str, int]) -> tuple[tuple[str, str], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import pastille.report.text as text
 from pastille.record import FinalJudged, StageFinished
@@ -251,6 +251,7 @@ def options_line(options: Mapping[str, Any]) -> str:
         'method ptq, calibration minmax'
     """
     idle = {"percentile"} if options.get("calibration") != "percentile" else set()
+    idle |= {"fairness"} if options.get("fairness") == "none" else set()
     ordered = sorted(options.items(), key=lambda item: item[0] != "method")
     words = [_option(str(name), value) for name, value in ordered if name not in idle]
     return text.clean(", ".join(word for word in words if word), 200)
@@ -259,10 +260,25 @@ def options_line(options: Mapping[str, Any]) -> str:
 def _option(name: str, value: object) -> str:
     if isinstance(value, Mapping):
         epochs = value.get("epochs")
-        return f"{name} {epochs} epochs" if epochs else ""
+        return f"{name} {epochs} epochs" if epochs else _budget(value) if name == "budget" else ""
     if value is None or value == "" or isinstance(value, list | tuple):
         return ""
     return f"{name.replace('_', ' ')} {value}"
+
+
+def _budget(asked: Mapping[str, Any]) -> str:
+    """What a pruned file must reach, in place of a sparsity."""
+    times = asked.get("max_latency")
+    limits = times if isinstance(times, Mapping) else {}
+    said = [f"{text.clean(q, 4)} {text.milliseconds(ms)}" for q, ms in limits.items() if _is_number(ms)]
+    size, macs = asked.get("max_size"), asked.get("max_macs")
+    said += [f"size {text.size(size)}"] if _is_number(size) else []
+    said += [f"{text.amount(macs)} MACs"] if _is_number(macs) else []
+    return f"budget {', '.join(said)}" if said else ""
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def tradeoffs(run: Account) -> tuple[Tradeoff, ...]:

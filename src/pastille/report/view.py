@@ -14,6 +14,7 @@ from pastille.report.comparison import Comparison, Tradeoff, comparison, tradeof
 from pastille.report.evidence import Evidence, evidence
 from pastille.report.judgement import Caution, Judgement, judgement, reservations
 from pastille.report.provenance import Data, Origin, data, origin
+from pastille.report.spending import Spending, spending
 from pastille.report.timing import Timing, timing
 
 
@@ -32,6 +33,7 @@ class View:
     comparison: Comparison
     tradeoffs: tuple[Tradeoff, ...]
     evidence: Evidence
+    spending: Spending
     timing: Timing
     changes: tuple[Change, ...]
     data: Data
@@ -65,6 +67,7 @@ def view(record: Record) -> View:
         comparison=comparison(run),
         tradeoffs=tradeoffs(run),
         evidence=evidence(run),
+        spending=spending(run),
         timing=timing(run),
         changes=changes(run),
         data=shown,

@@ -150,7 +150,8 @@ def _other_checks(kept: Profile, baseline: Profile, task: Task) -> list[Check]:
     requirements = task.recipe.requirements
     checks = []
     if requirements.max_size is not None:
-        checks.append(judge_size(kept.size_bytes, requirements.max_size, baseline_bytes=baseline.size_bytes))
+        before, after = baseline.bytes_on_disk, kept.bytes_on_disk
+        checks.append(judge_size(after, requirements.max_size, baseline_bytes=before))
     checks += [
         judge_latency(kept.latency[0], q, limit, baseline=baseline.latency[0])
         for q, limit in requirements.max_latency.limits()
@@ -224,7 +225,7 @@ def select(
 def _needed(baseline: Profile, task: Task) -> str:
     """What the baseline would break, so that a slower model is served all the same; "" if nothing."""
     asked = task.recipe.requirements
-    if asked.max_size is not None and baseline.size_bytes > asked.max_size:
+    if asked.max_size is not None and baseline.bytes_on_disk > asked.max_size:
         return "the baseline is too large"
     if asked.min_int8_share is not None:
         return "the baseline runs nothing in int8"

@@ -31,6 +31,7 @@ from pastille.record import (
     write_record,
 )
 from pastille.runtime import ONNXRUNTIME
+from pastille.stages.contract import STEPS
 
 E = TypeVar("E")
 
@@ -72,15 +73,19 @@ class Journal:
         return self.record.last(BundleWritten) is not None
 
     def fresh_folder(self, name: str) -> Path:
-        """An empty folder for the work of a stage; what a killed run left in it is removed.
+        """A folder for the work of a stage, empty but for the steps of it that a killed run had finished.
 
         Raises:
             OutputError: It cannot be made.
         """
         folder = self.directory / name
         try:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.iterdir():
+                if left.is_symlink() or not left.is_dir():
+                    left.unlink()
+                elif left.name != STEPS:
+                    shutil.rmtree(left)
         except OSError as error:
             raise OutputError(f"cannot write {folder}: {error.strerror}") from error
         return folder

@@ -19,7 +19,8 @@ from pastille.gates import verdict
 from pastille.gates.judge import judge_answers
 from pastille.progress import SILENT, Progress
 from pastille.pruning.architecture import PLAN
-from pastille.recipe import PlanStep, Prune, PruneStep, QuantizeStep, Recipe, step_name
+from pastille.recipe import PlanStep, PruneStep, Pruning, QuantizeStep, Recipe, SparsePrune, step_name
+from pastille.recipe.pruning import MOST
 from pastille.record import (
     BaselineProfiled,
     BundleWritten,
@@ -311,8 +312,8 @@ def check_reachable(recipe: Recipe, baseline: Candidate) -> None:
     """Refuse a size that the plan cannot reach, before any work is spent on it.
 
     Pruning keeps at least ``(1 − sparsity)²`` of the weights, since no layer loses more than that
-    share of its inputs and outputs; quantization stores a weight in one byte, or two or a half, instead of
-    four.
+    share of its inputs and outputs, and single weights at least ``1 − sparsity``; quantization stores a
+    weight in one byte, or two or a half, instead of four.
 
     Raises:
         RecipeError: ``max_size`` lies below that bound.
@@ -320,8 +321,8 @@ def check_reachable(recipe: Recipe, baseline: Candidate) -> None:
     limit = recipe.requirements.max_size
     share, stored = 1.0, 4.0
     for step in recipe.plan:
-        if isinstance(step, PruneStep) and isinstance(step.prune, Prune):
-            share *= (1 - (step.prune.sparsity or 0.95)) ** 2
+        if isinstance(step, PruneStep):
+            share *= _least_left(step.prune)
         if isinstance(step, QuantizeStep):
             stored = _STORED.get(step.quantize.method, 1)
     least = baseline.profile.parameters * share * stored
@@ -332,6 +333,16 @@ def check_reachable(recipe: Recipe, baseline: Candidate) -> None:
             "raise max_size or the sparsity, or quantize",
             key="requirements.max_size",
         )
+
+
+def _least_left(step: Pruning) -> float:
+    """Share of the weights that a prune leaves at least."""
+    if isinstance(step, SparsePrune):
+        return 1 - step.share
+    even = step.budget is None and step.allocation == "uniform"  # else one layer may lose almost all
+    most = max([step.sparsity or 0.0, step.heads or 0.0, *step.layers.values()]) if even else MOST
+    # Blocks differ in size: a quarter of them may hold most of the weights.
+    return float((1 - most) ** 2) * (1.0 if step.blocks is None else 1 - MOST)
 
 
 def _task_loaded(task: Task) -> TaskLoaded:

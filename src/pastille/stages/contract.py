@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pastille.task import Task
+
+STEPS: Final = "steps"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,8 @@ def run_stage(stage: Stage, artifact: Artifact, task: Task, folder: Path, progre
         stage: From `stage_for`.
         artifact: What the stage starts from; not changed.
         task: The user's model and data.
-        folder: Exists and is empty; what the stage writes goes here.
+        folder: Exists, and is empty but for the folder `STEPS`, where a stage may keep what it has finished
+            of itself and find it again after a kill; what the stage writes goes here.
         progress: Shown while it works.
 
     Raises:

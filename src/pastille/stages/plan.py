@@ -23,6 +23,7 @@ from pastille.stages.calibrate import CalibrateStage
 from pastille.stages.contract import Artifact, Stage, StageResult
 from pastille.stages.pruning import pruning_stage
 from pastille.stages.quantizing import quantize_stage
+from pastille.stages.sparse import keeping_zeros
 from pastille.stages.tuning import augmentation, curve_of, require_trainable, tuned
 from pastille.task import Task
 
@@ -66,7 +67,10 @@ class FinetuneStage:
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Train; the best epoch on validation stays."""
-        fitted = tuned(artifact.module, task, self.settings, self.base, progress, "fine-tuning")
+        extras = keeping_zeros(artifact.module)  # of a sparse stage before it
+        fitted = tuned(
+            artifact.module, task, self.settings, self.base, progress, "fine-tuning", extras=extras
+        )
         return StageResult(
             module=fitted.model, details=StageDetails(curves=(curve_of(fitted, "fine-tuning"),))
         )

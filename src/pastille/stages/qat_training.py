@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pastille.errors import PreconditionError
 from pastille.progress import Progress
+from pastille.pruning.sparse import masked, zero_masks
 from pastille.quantization.qat import measure_ranges
 from pastille.quantization.simulation import Simulation
 from pastille.recipe import Distill, Train
 from pastille.record import Curve
 from pastille.references import one_line
-from pastille.stats.metrics import selection_metric
 from pastille.task import Task
 from pastille.task.forward import forward
-from pastille.train.loop import Augment, Batch, augmented, epoch_rows, optimizer_for, reader, scorer, steps
-from pastille.train.losses import loss_for
+from pastille.train.distillation import likeness
+from pastille.train.loop import (
+    Augment,
+    Batch,
+    augmented,
+    choice_for,
+    epoch_rows,
+    optimizer_for,
+    reader,
+    scorer,
+    steps,
+)
+from pastille.train.losses import Loss, loss_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,8 +168,8 @@ def _lesson(
     order, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     targets = torch.from_numpy(cases.targets)
     labels = loss_for(cases, balanced=balanced)
-    loss = _alone(labels) if distill is None else _with_teacher(labels, cases.kind, *distill, device)
-    metric = selection_metric(task.cases["validation"], balanced=balanced)
+    loss = _alone(labels) if distill is None else _with_teacher(labels, cases.kind, *distill)
+    choice = choice_for(task.cases["validation"], balanced=balanced)
 
     def batches() -> Iterator[Pair]:
         for rows in epoch_rows(order, split.n, size):
@@ -172,13 +182,13 @@ def _lesson(
 
     of_epoch = steps(split.n, settings)
     return _Lesson(
-        metric=metric,
+        metric=choice.metric,
         of_epoch=of_epoch,
         batches=batches,
         sample=sample,
         loss=loss,
         step=_stepper(model, settings, loss, of_epoch=of_epoch),
-        score=scorer(task.splits.validation, task.cases["validation"], metric, device),
+        score=scorer(task.splits.validation, choice, device),
     )
 
 
@@ -230,6 +240,7 @@ def _stepper(
 ) -> Callable[[Batch, Tensor], float]:
     """A function that takes one optimization step and gives the loss before it."""
     optimizer, schedule = optimizer_for(model, settings, steps=of_epoch)
+    zeros = zero_masks(model)  # of a sparse stage before it
 
     def step(batch: Batch, targets: Tensor) -> float:
         try:
@@ -241,69 +252,24 @@ def _stepper(
         except Exception as error:
             raise PreconditionError(f"the model cannot be trained: {one_line(error, 200)}") from error
         optimizer.step()
+        masked(model, zeros)
         schedule.step()
         return loss.item()
 
     return step
 
 
-def _alone(labels: Callable[[Tensor, Tensor], Tensor]) -> BatchLoss:
+def _alone(labels: Loss) -> BatchLoss:
     return lambda _, outputs, targets: labels(outputs, targets)
 
 
-def _with_teacher(
-    labels: Callable[[Tensor, Tensor], Tensor],
-    kind: str,
-    asked: Distill,
-    teacher: nn.Module,
-    device: str,
-) -> BatchLoss:
-    taught = copy.deepcopy(teacher).to(device).eval()
+def _with_teacher(labels: Loss, kind: str, asked: Distill, teacher: nn.Module) -> BatchLoss:
+    like = likeness(teacher, kind=kind, temperature=asked.temperature)
 
-    def loss(batch: Mapping[str, Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
-        with torch.no_grad():
-            answer = forward(taught, batch)
-        like = distillation_loss(outputs, answer, kind=kind, temperature=asked.temperature)
-        return (1 - asked.alpha) * labels(outputs, targets) + asked.alpha * like
+    def loss(batch: Batch, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (1 - asked.alpha) * labels(outputs, targets) + asked.alpha * like(batch, outputs)
 
     return loss
-
-
-def distillation_loss(outputs: Tensor, teacher: Tensor, *, kind: str, temperature: float) -> Tensor:
-    """How far a model's answers are from its teacher's.
-
-    Args:
-        outputs: Logits, ``(N, K, …)`` of exclusive classes, ``(N,)``, ``(N, 1, …)`` or ``(N, L)`` of
-            yes-or-no questions; predictions of a regression.
-        teacher: Likewise, of the same shape.
-        kind: Of the task.
-        temperature: Both are divided by it; the loss is multiplied by its square, so that gradients
-            keep their size.
-
-    Returns:
-        Kullback-Leibler divergence in nats, averaged over the batch; of a regression, the mean squared
-        difference over the teacher's variance in the batch.
-
-    References:
-        Hinton et al., 2015, arXiv:1503.02531.
-
-    Example:
-        >>> x = torch.tensor([[1.0, -1.0]])
-        >>> float(distillation_loss(x, x, kind="multiclass", temperature=2.0))
-        0.0
-    """
-    if kind == "regression":
-        return F.mse_loss(outputs, teacher) / teacher.var(correction=0).clamp_min(1e-6)
-    logs = [_log_probabilities(x / temperature, kind) for x in (outputs, teacher)]
-    each = (logs[1].exp() * (logs[1] - logs[0])).sum(dim=1)
-    return each.mean() * temperature**2
-
-
-def _log_probabilities(logits: Tensor, kind: str) -> Tensor:
-    """Of each class, or of yes and no, along axis 1."""
-    if kind == "multilabel" or logits.ndim == 1 or logits.shape[1] == 1:
-        return torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=1)
-    return F.log_softmax(logits, dim=1)
 
 
 def divergence(now: Standing, *, start: Standing, blind: Standing, metric: str) -> str:

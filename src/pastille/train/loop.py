@@ -37,6 +37,19 @@ BatchLoss = Callable[[Batch, "Tensor", "Tensor", "np.ndarray"], "Tensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the best epoch is chosen by.
+
+    Attributes:
+        metric: Its name.
+        value: Of the answers to validation, ``(N, ...)`` float32; the larger the better.
+    """
+
+    metric: str
+    value: Callable[[np.ndarray], float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extras:
     """What a training does beside minimising the loss of its labels.
 
@@ -47,6 +60,7 @@ class Extras:
         after_step: Called with the model and the share of all steps that are done, in ``(0, 1]``.
         counts_from: An epoch may be the best one, and so be kept, once that share of the epochs is done;
             above 0 the weights before training are never kept.
+        chosen_by: What the best epoch is chosen by in place of the task's own metric.
     """
 
     loss: BatchLoss | None = None
@@ -54,6 +68,7 @@ class Extras:
     before_step: Callable[[nn.Module], None] | None = None
     after_step: Callable[[nn.Module, float], None] | None = None
     counts_from: float = 0.0
+    chosen_by: Choice | None = None
 
 
 PLAIN = Extras()
@@ -120,8 +135,8 @@ def fit(
     step = stepper(
         model, settings, extras.loss or _of_labels(labels), extras, of_epoch=steps(split.n, settings)
     )
-    metric = selection_metric(validation[1], balanced=balanced)
-    check = scorer(*validation, metric, device)
+    choice = extras.chosen_by or choice_for(validation[1], balanced=balanced)
+    metric, check = choice.metric, scorer(validation[0], choice, device)
     best, best_epoch, best_state = check(model), 0, copy.deepcopy(model.state_dict())
     if extras.counts_from:
         best = -math.inf
@@ -287,8 +302,19 @@ def reader(split: Split) -> Callable[[Sequence[int] | np.ndarray], Batch]:
     return lambda rows: {name: x[torch.as_tensor(rows)] for name, x in whole.items()}
 
 
-def scorer(split: Split, cases: Cases, metric: str, device: str) -> Callable[[Any], float]:
-    """A function that gives one metric of a model on a split; minus infinity for NaN answers."""
+def choice_for(cases: Cases, *, balanced: bool) -> Choice:
+    """The metric of a task that its best epoch is chosen by.
+
+    Args:
+        cases: Of validation.
+        balanced: Whether the training weighs classes by their rarity.
+    """
+    metric = selection_metric(cases, balanced=balanced)
+    return Choice(metric=metric, value=lambda found: selection_value(found, cases, metric=metric))
+
+
+def scorer(split: Split, choice: Choice, device: str) -> Callable[[Any], float]:
+    """A function that gives a model's value on a split; minus infinity for NaN answers."""
     read = reader(split)
 
     def score(model: nn.Module) -> float:
@@ -299,6 +325,6 @@ def scorer(split: Split, cases: Cases, metric: str, device: str) -> Callable[[An
                 for rows in np.array_split(np.arange(split.n), math.ceil(split.n / _EVAL_BATCH))
             ]
         found = torch.cat(outputs).float().numpy()
-        return selection_value(found, cases, metric=metric) if np.isfinite(found).all() else -math.inf
+        return choice.value(found) if np.isfinite(found).all() else -math.inf
 
     return score

@@ -67,6 +67,56 @@ def loss_for(cases: Cases, *, balanced: bool = False) -> Loss:
             return lambda out, y: classification_loss(out, y, weights)
 
 
+def case_losses_for(cases: Cases, *, balanced: bool = False) -> Loss:
+    """The loss of each case; their mean over a batch is `loss_for`, where nothing is balanced.
+
+    Args:
+        cases: The training split's targets.
+        balanced: As in `loss_for`.
+
+    Returns:
+        A function of outputs ``(N, …)`` and targets ``(N, …)``; it gives ``(N,)``.
+
+    Raises:
+        PreconditionError: The task is a custom one.
+
+    Example:
+        >>> cases = Cases(kind="binary", split="train", targets=np.array([0, 1]), labels=("a", "b"))
+        >>> case_losses_for(cases)(torch.tensor([0.0, 0.0]), torch.tensor([0, 1]))
+        tensor([0.6931, 0.6931])
+    """
+    match cases.kind:
+        case "custom":
+            raise PreconditionError("a custom task has no loss; leave finetune out of the plan")
+        case "regression":
+            unit = float(np.std(cases.targets)) or 1.0
+            return lambda out, y: ((out.reshape(-1) - y.to(out.dtype)) / unit).square()
+        case "multilabel":
+            by_label = positive_weights(cases.targets) if balanced else None
+            return lambda out, y: _label_losses(out, y, by_label).mean(dim=1)
+        case _:
+            weights = class_weights(cases.targets, len(cases.labels)) if balanced else None
+            return lambda out, y: _class_losses(out, y, weights).reshape(len(y), -1).mean(dim=1)
+
+
+def _class_losses(outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """Of each case or pixel, flat; times the weight of its class."""
+    truth = targets.reshape(-1)
+    if outputs.ndim > targets.ndim and outputs.shape[1] > 1:
+        each = F.cross_entropy(outputs, targets, reduction="none").reshape(-1)
+    else:
+        flat = outputs.reshape(-1)
+        each = F.binary_cross_entropy_with_logits(flat, truth.to(outputs.dtype), reduction="none")
+    return each if weights is None else weights.to(outputs.device)[truth] * each
+
+
+def _label_losses(outputs: Tensor, targets: Tensor, positive: Tensor | None) -> Tensor:
+    weight = positive.to(outputs.device) if positive is not None else None
+    return F.binary_cross_entropy_with_logits(
+        outputs, targets.to(outputs.dtype), pos_weight=weight, reduction="none"
+    )
+
+
 def classification_loss(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy, from one logit (sigmoid) or one logit per class (softmax).
 
@@ -78,15 +128,8 @@ def classification_loss(outputs: Tensor, targets: Tensor, weights: Tensor | None
     Returns:
         Scalar in nats, averaged over the batch (by weight, as torch does).
     """
-    weights = weights.to(outputs.device) if weights is not None else None
-    if outputs.ndim > targets.ndim and outputs.shape[1] > 1:
-        return F.cross_entropy(outputs, targets, weight=weights)
-    truth = targets.reshape(-1)
-    each = F.binary_cross_entropy_with_logits(outputs.reshape(-1), truth.to(outputs.dtype), reduction="none")
-    if weights is None:
-        return each.mean()
-    share = weights[truth]
-    return (share * each).sum() / share.sum()
+    each = _class_losses(outputs, targets, weights)
+    return each.mean() if weights is None else each.sum() / weights.to(outputs.device)[targets].sum()
 
 
 def multilabel_loss(outputs: Tensor, targets: Tensor, positive: Tensor | None = None) -> Tensor:
@@ -100,8 +143,7 @@ def multilabel_loss(outputs: Tensor, targets: Tensor, positive: Tensor | None = 
     Returns:
         Scalar in nats.
     """
-    weight = positive.to(outputs.device) if positive is not None else None
-    return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), pos_weight=weight)
+    return _label_losses(outputs, targets, positive).mean()
 
 
 def class_weights(targets: np.ndarray, num_classes: int) -> Tensor:

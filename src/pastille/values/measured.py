@@ -199,6 +199,15 @@ class KernelProof:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """What one layer of a file holds and multiplies."""
+
+    name: str  # of the module that it was exported from; "" for all that belongs to no layer by name
+    macs: int  # of one input
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """What was measured of one exported model."""
 
@@ -215,3 +224,10 @@ class Profile:
     footprint: Footprint | None
     preprocessing: Latency | None  # reading and preparing one input, the model apart
     kernels: KernelProof | None = None  # what runs in int8; None where it was not looked at
+    stored_bytes: int | None = None  # of the file as a bundle stores it, where that is smaller
+    layers: tuple[LayerCost, ...] = ()  # in the order of the file, bounded; empty where it was not looked at
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """What the file takes on a device that has the bundle: what a limit on size is held against."""
+        return self.size_bytes if self.stored_bytes is None else self.stored_bytes

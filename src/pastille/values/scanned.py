@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Technique = Literal["pruning", "quantization"]
@@ -53,6 +53,8 @@ class Scan:
         effects: One for each layer and level that was looked at.
         layers: Every layer in the order of the model: name -> its parameters.
         skipped: Layer -> why it was not scanned.
+        stopped: Technique and layer -> the levels that were not tried, since a milder one leaves nothing of
+            the model.
         seconds: That the scan took.
     """
 
@@ -67,6 +69,7 @@ class Scan:
     layers: Mapping[str, int]
     skipped: Mapping[str, str]
     seconds: float
+    stopped: Mapping[str, str] = field(default_factory=dict)
 
     def harm(self, technique: Technique) -> Mapping[str, Sequence[tuple[float, float]]]:
         """Layer -> (level, rise of the loss), ascending by level; of the worst group where that is more."""
@@ -76,3 +79,22 @@ class Scan:
                 worst = max(effect.loss, effect.group_loss if effect.group_loss is not None else effect.loss)
                 found.setdefault(effect.layer, []).append((effect.level, worst))
         return found
+
+    def levels(self, technique: Technique) -> tuple[float, ...]:
+        """What was tried, the mildest first: sparsities rise, bits fall."""
+        found = {effect.level for effect in self.effects if effect.technique == technique}
+        return tuple(sorted(found, reverse=technique == "quantization"))
+
+    def ranking(self, technique: Technique) -> tuple[str, ...]:
+        """Layers, the most sensitive first: by the rise of the loss, on average over the levels.
+
+        A level that was not tried, because a milder one leaves nothing of the model, counts like that one.
+        """
+        known = {(e.layer, e.level): e.loss for e in self.effects if e.technique == technique}
+        layers, sums = dict.fromkeys(layer for layer, _ in known), dict[str, float]()
+        for layer in layers:
+            last = 0.0
+            for level in self.levels(technique):
+                last = known.get((layer, level), last)
+                sums[layer] = sums.get(layer, 0.0) + last
+        return tuple(sorted(layers, key=lambda layer: -sums[layer]))

@@ -135,19 +135,17 @@ def _standing(mark: LimitMark) -> str:
     return f"{what} lies beyond the limit." if low > 1 else f"{what} spans the limit."
 
 
-def amount_bar(before: int, after: int, most: int) -> Markup:
-    """A layer's width: the outline is before, the filled part after."""
-    full = _W - 2
-    unit = full / max(1, most)
-    return drawing(
-        _W,
-        12,
-        f"{before} channels before, {after} after",
-        "",
-        el("rect", x=1, y=2, width=max(1.0, before * unit), height=8, class_="bar-before"),
-        el("rect", x=1, y=2, width=max(1.0, after * unit), height=8, class_="bar-after"),
-        class_="row-plot",
-    )
+def left_bar(before: float, after: float, most: float, span: tuple[float, float] | None = None) -> Markup:
+    """What is left of an amount: the outline is before, the filled part after, as the text beside it says."""
+    unit = 118.0 / (most or 1.0)
+    shapes = [
+        el("path", d=f"M1 1h{max(0.5, round(amount * unit, 1)):g}v8H1z", class_=name)
+        for amount, name in ((after, "bar-after"), (before, "bar-before"))
+        if amount > 0
+    ]
+    if span:
+        shapes.append(line(1 + span[0] * unit, 5, 1 + span[1] * unit, 5, "bar-span"))
+    return el("svg", *shapes, viewBox="0 0 120 10", class_="left-bar", aria_hidden="true")
 
 
 def time_bars(bottleneck: Bottleneck, most_ms: float) -> Markup:

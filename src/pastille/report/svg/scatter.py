@@ -91,8 +91,8 @@ def tradeoff_plot(plot: Tradeoff) -> Markup:
         *_floor(plot, ys, floor),
         polyline(_steps(plot, xs, ys), "front"),
         *(line(m.x, m.top, m.x, m.bottom, f"err {p.kind}") for m, p in zip(marks, plot.points, strict=True)),
-        *(_symbol(p.kind, m.x, m.y, p.label) for m, p in zip(marks, plot.points, strict=True)),
-        *_labels(marks, bounds, _lines(plot, xs, ys), [floor] if floor else []),
+        *(symbol(p.kind, m.x, m.y, p.label) for m, p in zip(marks, plot.points, strict=True)),
+        *label_marks(marks, bounds, _lines(plot, xs, ys), [floor] if floor else []),
         class_="plot scatter",
     )
 
@@ -181,7 +181,8 @@ def _steps(plot: Tradeoff, xs: Scale, ys: Scale) -> list[tuple[float, float]]:
     return [*corners, (_W - _RIGHT, corners[-1][1])]
 
 
-def _symbol(kind: PointKind, x: float, y: float, name: str) -> Markup:
+def symbol(kind: PointKind, x: float, y: float, name: str) -> Markup:
+    """A model's mark, by what became of it; its name shows when it is pointed at."""
     return el("g", el("title", f"{name} ({kind})"), *_shape(kind, x, y), class_=f"mark {kind}")
 
 
@@ -206,9 +207,10 @@ def key_mark(kind: PointKind) -> Markup:
     return el("svg", shape, viewBox="0 0 20 20", width=18, height=18, aria_hidden="true", class_="key")
 
 
-def _labels(
+def label_marks(
     marks: Sequence[Mark], bounds: Box, avoid: Sequence[Box], taken: Sequence[Box]
 ) -> Iterator[Markup]:
+    """The names of the marks, each where `place_labels` finds room."""
     for mark, box in zip(marks, place_labels(marks, bounds, avoid=avoid, taken=taken), strict=True):
         if box is None:
             continue
@@ -235,6 +237,16 @@ def _along(steps: Sequence[tuple[float, float]]) -> list[Box]:
         Box(x1=min(x1, x2) - 1, y1=min(y1, y2) - 1, x2=max(x1, x2) + 1, y2=max(y1, y2) + 1)
         for (x1, y1), (x2, y2) in itertools.pairwise(steps)
     ]
+
+
+def along(corners: Sequence[tuple[float, float]], parts: int = 12) -> list[Box]:
+    """Boxes along a line through points, for labels to avoid; upright and level or not."""
+    places = [
+        (x1 + (x2 - x1) * i / parts, y1 + (y2 - y1) * i / parts)
+        for (x1, y1), (x2, y2) in itertools.pairwise(corners)
+        for i in range(parts + 1)
+    ]
+    return [Box(x1=x - 3, y1=y - 3, x2=x + 3, y2=y + 3) for x, y in places]
 
 
 def place_labels(

@@ -1,0 +1,182 @@
+"""What a pruning decides before its first step: what can be pruned, in which multiples, and how far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pastille.errors import IntegrityError
+from pastille.files import read_bounded, write_atomic
+from pastille.progress import Progress
+from pastille.pruning import survey
+from pastille.pruning.criteria import COMPARABLE
+from pastille.pruning.latency import FastWidths
+from pastille.pruning.units import ChannelGroup
+from pastille.recipe import Prune, QuantizeStep, StaticRanges
+from pastille.stages.budget import BudgetPlan, widths_for_budget
+from pastille.stages.contract import Artifact
+from pastille.stages.looking import conditions_of
+from pastille.stages.removing import Goal, Harm, Work, count_blocks, goals, scored
+from pastille.stages.scan_file import read_scan
+from pastille.stages.scanning import scan_pruning
+from pastille.stages.widths import Precision, fast_widths
+from pastille.task import Task, example_batch
+from pastille.values import from_json, to_json
+from pastille.values.scanned import Scan
+
+_BUDGET, _TABLE, _WIDTHS, _SCAN = "budget.json", "latencies.json", "widths.json", "scan.json"
+_MAX_BYTES: Final = 16 << 20
+_INT8: Final = frozenset({"ptq", "qat", "mixed", "auto", "dynamic"})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What does not change from step to step.
+
+    Attributes:
+        work: What every step needs.
+        goals: What is gone after each step.
+        groups: Of the model before the first step.
+        notes: For the record.
+    """
+
+    work: Work
+    goals: Sequence[Goal]
+    groups: tuple[ChannelGroup, ...]
+    notes: tuple[str, ...]
+
+
+def prepared(
+    settings: Prune, base: Path, artifact: Artifact, task: Task, folder: Path, progress: Progress
+) -> Prepared:
+    """Survey the model, and find what every step is to reach.
+
+    Args:
+        settings: As asked in the recipe.
+        base: The recipe's folder.
+        artifact: As the stage was given it.
+        task: The user's.
+        folder: What is found is kept there, and found again after a kill.
+        progress: Shown while networks are timed.
+
+    Raises:
+        PreconditionError: The model cannot be followed, or the budget cannot be reached.
+    """
+    groups = survey(artifact.module, example_batch(task.splits.train.inputs), protect=settings.protect)
+    original = {group.name: group.num_channels for group in groups}
+    harm = _harm(settings, base, artifact, task, groups, folder, progress)
+    multiple, notes = _multiple(settings, task, folder, progress)
+    work = Work(
+        settings=settings,
+        task=task,
+        original=original,
+        round_to=multiple,
+        harm=harm,
+        blocks=count_blocks(artifact.module, settings, task),
+    )
+    plan = None if settings.budget is None else _budget(work, artifact, folder, progress)
+    widths = None if plan is None else plan.kept
+    return Prepared(
+        work=work,
+        goals=goals(settings, original=original, widths=widths),
+        groups=groups,
+        notes=(*notes, *(() if plan is None else plan.notes)),
+    )
+
+
+def _harm(
+    settings: Prune,
+    base: Path,
+    artifact: Artifact,
+    task: Task,
+    groups: Sequence[ChannelGroup],
+    folder: Path,
+    progress: Progress,
+) -> Harm | None:
+    """What a scan found: the one that the recipe names, or one made now."""
+    if settings.allocation != "sensitivity":
+        return None
+    if settings.scan is not None:
+        return read_scan(base / settings.scan, task.model).harm("pruning")
+    known = _read(Scan, folder / _SCAN)
+    if known is None:
+        known = scan_pruning(artifact.module, task, groups, progress=progress)
+        _write(known, folder / _SCAN)
+    return known.harm("pruning")
+
+
+def _multiple(settings: Prune, task: Task, folder: Path, progress: Progress) -> tuple[int, tuple[str, ...]]:
+    """Of which number widths are multiples, and why."""
+    if isinstance(settings.round_to, int):
+        return settings.round_to, ()
+    known = _read(FastWidths, folder / _WIDTHS)
+    if known is None:
+        threads, conditions = task.recipe.measure.threads, conditions_of(task)
+        precision = _ships(settings, task)
+        known = fast_widths(precision, threads=threads, conditions=conditions, progress=progress)
+        _write(known, folder / _WIDTHS)
+    return known.multiple, (known.words,)
+
+
+def _ships(settings: Prune, task: Task) -> Precision:
+    """Whose kernels matter: those of the file that the plan ends with."""
+    if settings.budget is not None:
+        return settings.budget.precision
+    methods = {step.quantize.method for step in task.recipe.plan if isinstance(step, QuantizeStep)}
+    return "int8" if methods & _INT8 else "fp32"
+
+
+def _budget(work: Work, artifact: Artifact, folder: Path, progress: Progress) -> BudgetPlan:
+    """The widths that a budget allows; those that an earlier process found, if it did."""
+    known = _read(BudgetPlan, folder / _BUDGET)
+    if known is not None:
+        return known
+    settings, budget = work.settings, work.settings.budget
+    assert budget is not None
+    everything = Goal(sparsity=0.0, layers={}, heads=0.0)
+    found = scored(artifact.module, everything, work, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = widths_for_budget(
+        artifact.module,
+        work.task,
+        found.groups,
+        found.scores,
+        budget,
+        baseline=artifact.file,
+        folder=folder,
+        multiple=work.round_to,
+        progress=progress,
+        protect=settings.protect,
+        harm=work.harm,
+        comparable=settings.criterion in COMPARABLE,
+        quantize=_later_int8(work.task),
+        table=folder / _TABLE,
+    )
+    _write(plan, folder / _BUDGET)
+    return plan
+
+
+def _write(found: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, to_json(found))
+
+
+def _read(kind: type[T], file: Path) -> T | None:
+    """What an earlier process found by timing, and so would find otherwise; None if it did not."""
+    if not file.is_file():
+        return None
+    try:
+        return from_json(kind, read_bounded(file, _MAX_BYTES, what=file.stem))
+    except ValueError as error:
+        problem = " ".join(str(error).split())[:200]
+        raise IntegrityError(f"{file} cannot be used: {problem}; start a new run") from None
+
+
+def _later_int8(task: Task) -> StaticRanges | None:
+    """How the plan will quantize, if it does so with fixed ranges."""
+    sections = [step.quantize for step in task.recipe.plan if isinstance(step, QuantizeStep)]
+    return next((section for section in sections if isinstance(section, StaticRanges)), None)
