@@ -301,7 +301,7 @@ def read_record(path: Path) -> Record:
     return record
 
 
-_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch", "torch-pruning", "torchvision", "timm")
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch", "torchvision", "timm")
 
 
 def environment(machine: Conditions) -> Environment:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from pruning_nets import Net, trained_looking
 
-from pastille.errors import PreconditionError
 from pastille.pruning import prune, read_model, write_model
 from pastille.pruning.removal import layer_widths
 from pastille.recipe import TaskSection

@@ -148,7 +148,7 @@ class Recurrent(nn.Module):
     def __init__(self, cell: type[nn.RNNBase]) -> None:
         super().__init__()
         self.front = nn.Linear(6, 16)
-        self.body = cell(16, 16, 2, batch_first=True, bidirectional=True)
+        self.body = cell(16, 16, 2, batch_first=True, bidirectional=True)  # type: ignore[arg-type]
         self.head = nn.Linear(32, 5)
 
     def forward(self, x: Tensor) -> Tensor:

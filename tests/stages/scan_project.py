@@ -93,9 +93,9 @@ def _trained() -> nn.Module:
     targets = torch.tensor(digits.target[order])
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(6):
-        for rows in torch.randperm(700).split(50):
+        for rows in torch.randperm(700).split(50):  # type: ignore[no-untyped-call]
             loss = F.cross_entropy(model(inputs[rows]), targets[rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return model.eval()

@@ -190,7 +190,7 @@ class TestTraining:
         task = replace(task, cases={**task.cases, "train": wrong})
         tune = {**TUNE, "epochs": 6}
         found = {}
-        for name, more in {"labels": {}, "teacher": {"distill": {"alpha": 1.0}}}.items():
+        for name, more in dict[str, Any]({"labels": {}, "teacher": {"distill": {"alpha": 1.0}}}).items():
             asked = stage(sparsity=0.25, criterion="l2", finetune=tune, **more)
             (found[name],) = run(asked, artifact, task).details.curves
         assert found["teacher"].validation[-1] > 0.75
@@ -200,7 +200,7 @@ class TestTraining:
         """So the others have learned what it did: the pruned model still knows it."""
         artifact, task = given(tmp_path)
         found = {}
-        for name, more in {"at once": {}, "first": {"regularize": LEARN}}.items():
+        for name, more in dict[str, Any]({"at once": {}, "first": {"regularize": LEARN}}).items():
             result = run(stage(sparsity=0.75, criterion="l1", **more), artifact, task)
             found[name] = validation_loss(result.module, task)
         before = read_model(task.build, tmp_path / "stage/steps/00")
@@ -218,7 +218,7 @@ class TestTraining:
         optimizer = torch.optim.SGD(model.parameters(), rate)
         for _ in range(steps):
             optimizer.zero_grad()
-            penalty(model).backward()
+            penalty(model).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         assert float(model.weight.detach()) == pytest.approx(2.0 * 0.05, rel=0.05)
 
@@ -232,7 +232,7 @@ def validation_loss(model: nn.Module, task: Task) -> float:
 
 def grouped(task: Task, *, n: int = 120) -> Task:
     """With patient groups, and enough cases of each."""
-    parts = {}
+    parts: dict[str, Any] = {}
     for seed, name in enumerate(("train", "validation", "test")):
         part = split(n, seed)
         parts[name] = replace(part, groups={"sex": np.where(np.arange(n) % 4, "m", "f")})

@@ -45,7 +45,7 @@ def naive(task: Task) -> dict[Key, np.ndarray]:
         loss = -logits.log_softmax(1)[torch.arange(len(targets)), targets]
         return torch.stack([loss, (logits.argmax(1) == targets).double()]).numpy()
 
-    before, found = asked(), {}
+    before, found = asked(), dict[Key, np.ndarray]()
     for change in plan_of(task.model, task, ScanSettings()).changes:
         with change.applied(task.model):
             found[change.key] = asked() - before
@@ -173,7 +173,8 @@ def test_a_regression_is_measured_in_variances() -> None:
     cases = task.cases["validation"]
     inputs = torch.tensor(np.stack(list(task.splits.validation.inputs)))
     r2 = score(task.model(inputs).detach().numpy(), cases).overall["r2"].value
-    assert (found.metric, found.baseline_metric) == ("r2", pytest.approx(r2, abs=1e-4))
+    assert found.metric == "r2"
+    assert found.baseline_metric == pytest.approx(r2, abs=1e-4)
     assert found.baseline_loss == pytest.approx(1 - r2, abs=1e-4)
 
 

@@ -117,8 +117,8 @@ def made(net: Net, *, rows: int = 6) -> tuple[nn.Module, dict[str, Tensor]]:
     model = net[0]().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.get_buffer("running_mean"), -0.2, 0.2)
+            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 1.5)
     return model, {"input": torch.randn(rows, *net[1])}
 
 
@@ -189,7 +189,7 @@ def test_what_lies_before_the_point_is_not_computed() -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             original = module._conv_forward
-            module._conv_forward = lambda *a, n=name, f=original: (calls.append(n), f(*a))[1]  # type: ignore[method-assign]
+            module._conv_forward = lambda *a, n=name, f=original: (calls.append(n), f(*a))[1]  # type: ignore[method-assign, func-returns-value]
     with torch.inference_mode():
         seen = trace(model, batch)
         replay = Replay(model, seen, batch)

@@ -93,7 +93,7 @@ class TestByHand:
         shares = members.float().mean(dim=0)
         batches = [
             (case_weights(weights, members[rows], shares) * losses[rows]).mean()
-            for rows in torch.arange(640).split(16)
+            for rows in torch.arange(640).split(16)  # type: ignore[no-untyped-call]
         ]
         expected = (weights * means_by_group(losses, members)).sum()
         torch.testing.assert_close(torch.stack(batches).mean(), expected)
@@ -125,8 +125,8 @@ def test_the_epoch_that_stays_is_chosen_by_what_is_asked() -> None:
     train, validation = planted(200, 0), planted(100, 1)
     settings = Train(epochs=3, learning_rate=0.05)
     for sign, best in ((1.0, 3), (-1.0, 0)):
-        count = itertools.count()
-        choice = Choice(metric="lateness", value=lambda _, c=count, s=sign: s * next(c))
+        lateness = (sign * i for i in itertools.count())
+        choice = Choice(metric="lateness", value=lambda _, by=lateness: next(by))  # type: ignore[misc]
         fitted = fit(network(0), train, validation, settings, seed=0, extras=Extras(chosen_by=choice))
         assert (fitted.metric, fitted.best_epoch) == ("lateness", best)
         assert fitted.validation == (sign * 1, sign * 2, sign * 3)
@@ -139,7 +139,7 @@ def test_the_worst_group_loses_less_at_equal_sparsity() -> None:
     for seed in range(3):
         train, validation, test = (planted(n, 10 * seed + k) for k, n in enumerate((1500, 800, 4000)))
         base = fit(network(seed), train, validation, Train(epochs=20, learning_rate=0.05), seed=seed).model
-        batch = {"input": torch.from_numpy(train[0].inputs[:2])}
+        batch = {"input": torch.from_numpy(np.asarray(train[0].inputs)[:2])}
         pruned = prune(base, batch, sparsity=0.75, criterion="l1").model
         members = [memberships(data[1], ["site"]) for data in (train, validation)]
         total = settings.epochs * steps(train[0].n, settings)

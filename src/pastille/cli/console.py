@@ -30,7 +30,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 _LINE_SECONDS = 10.0
-_COMPRESS = ("torch", "onnx", "onnxscript", "torch_pruning", "safetensors", "sklearn")
+_COMPRESS = ("torch", "onnx", "onnxscript", "safetensors", "sklearn")
 
 
 class Live:

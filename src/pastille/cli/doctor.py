@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NEEDS = {
     "core": ("numpy", "scipy", "onnxruntime", "pydantic", "pillow", "jinja2", "typer"),
-    "compress": ("torch", "onnx", "onnxscript", "torch-pruning", "safetensors", "scikit-learn"),
+    "compress": ("torch", "onnx", "onnxscript", "safetensors", "scikit-learn"),
     "vision": ("torchvision", "timm"),
     "text": ("transformers",),
 }
