@@ -173,6 +173,7 @@ def _means(of: Subject, precision: Precision, folder: Path) -> Means:
         baseline=of.baseline,
         folder=folder,
         quantize=Quantize() if precision == "int8" else None,
+        percentiles=[0.95],
     )
 
 

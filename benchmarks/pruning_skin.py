@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--criteria", nargs="+", choices=CRITERIA, default=MEANT)
     parser.add_argument("--output", type=Path, default=HERE / "pruning_skin.csv")
     asked = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "") or os.cpu_count() or 1))
     parts = []
     for seed in SEEDS:
         task = skin_task(asked.data, asked.cache, seed=seed)

@@ -138,6 +138,9 @@ AT_MOST = "must be a fraction above 0 and at most 0.95, e.g. 0.5, got"
         ({"method": "unstructured", "sparsity": 1}, f"sparsity {AT_MOST} 1"),
         ({"sparsity": 0.5, "budget": {"max_macs": "3 M"}}, "takes sparsity or budget, not both"),
         ({"layers": {"a": 0.2}, "budget": {"max_macs": "3 M"}}, "takes layers only with sparsity"),
+        ({"heads": 0.2, "budget": {"max_macs": "3 M"}}, "takes heads only with sparsity: a budget"),
+        ({"blocks": 0.2, "budget": {"max_macs": "3 M"}}, "takes blocks only with sparsity: leave them"),
+        ({"layers": {"a": 0, "b": 0.0}}, "takes layers at 0 only beside a sparsity"),
         ({"budget": {}}, "budget must name max_latency, max_size or max_macs"),
         (
             {"sparsity": 0.5, "round_to": "atuo"},
@@ -202,6 +205,7 @@ def test_what_is_written_of_a_prune_is_read_back_the_same() -> None:
         {"sparsity": 0.5, "fairness": "protect", "round_to": "auto", "layers": {"stem.*": "10 %"}},
         {"budget": {"max_latency": {"p95": "5 ms"}, "max_size": "2 MB"}, "steps": 3},
         {"method": "2:4", "train": {"epochs": 3}},
+        {"heads": 0.5, "layers": {"stem": 0}},
     ]
     for section in sections:
         recipe = parse_recipe(asked(plan=[{"prune": section}]))
@@ -263,6 +267,14 @@ def test_one_layer_needs_no_list(method: str) -> None:
 
 def test_a_plan_quantizes_once() -> None:
     assert "plan must quantize once" in refused(plan=[{"quantize": {}}, {"quantize": {"method": "bf16"}}])
+
+
+def test_zeros_are_set_after_channels_are_removed() -> None:
+    channels = {"prune": {"sparsity": 0.5}}
+    for zeros in ({"prune": {"method": "2:4"}}, {"prune": {"method": "unstructured", "sparsity": 0.8}}):
+        parse_recipe(asked(plan=[channels, zeros, {"finetune": {"epochs": 1}}]))
+        line = refused(plan=[zeros, {"finetune": {"epochs": 1}}, channels])
+        assert f"plan must prune {zeros['prune']['method']} after structured" in line
 
 
 @pytest.mark.parametrize("later", [{"prune": {"sparsity": 0.5}}, {"finetune": {"epochs": 1}}])

@@ -73,6 +73,7 @@ class WidthChange:
     before: int
     after: int
     kind: Literal["channels", "heads", "blocks"] = "channels"  # what is counted
+    note: str = ""  # e.g. why the width is not rounded as asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class Tried:
     """One file that a search made, as it did on validation and on this machine."""
 
     name: str  # e.g. "int8", "mixed"
-    size_bytes: int
+    size_bytes: int  # as a bundle stores it
     speedup: Speedup | None  # over the file that the search began with; None where it was not timed
     spent: float | None  # largest share of any limit that the loss on validation takes
     passes: bool  # whether it may be chosen
@@ -93,13 +94,14 @@ class PrunedStep:
     """One removal with the fine-tuning after it, exported and looked at on validation."""
 
     number: int  # from 1
-    sparsity: float  # share of all prunable channels that have gone since the stage began
+    removed: float  # share of all parameters that has gone since the stage began
+    sparsity: float  # likewise, of the channels that could be pruned; 0 where only heads went
     parameters: int
     macs: int | None  # for one input; None where they were not counted
     metric: float | None  # on validation after fine-tuning, as the curve says; None if no epoch was kept
     spent: float | None  # largest share of any limit that the loss takes; None if the file was not looked at
     rejected: bool  # a limit is exceeded for certain
-    note: str = ""
+    note: str = ""  # the limit that is exceeded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -215,7 +215,7 @@ def test_a_prune_that_asks_for_what_cannot_be(project: Path, prune: Change, said
 @pytest.mark.parametrize(
     ("prune", "said"),
     [
-        ({"sparsity": 0.5, "protect": ["a", "b"]}, "no channel can be removed"),
+        ({"sparsity": 0.5, "protect": ["a", "b"]}, "nothing can be removed"),
         ({"budget": {"max_macs": 10}}, "budget.max_macs"),
         ({"blocks": 0.5}, "prune.blocks: 0.5 of 0 residual blocks"),
     ],

@@ -15,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pastille.pruning.allocation import ALLOCATIONS, LEAST, allocate, override, removals
+from pastille.pruning.allocation import (
+    ALLOCATIONS,
+    LEAST,
+    allocate,
+    override,
+    removals,
+    unrounded,
+    widths_of,
+)
 from pastille.pruning.units import ChannelGroup
 
 
@@ -293,6 +301,35 @@ def test_parts_lose_equally_many(allocation: str, round_to: int) -> None:
     assert gone.tolist() == [16 * part + i for part in range(3) for i in range(each)]  # the lowest of each
     odd = removals(groups, scores, {"a": 38})["a"]  # ten to go: nine can
     assert len(odd) == 9
+
+
+def unit(channels: int, round_to: int, original: int = 0, **fields: Any) -> int:
+    found = group("a", channels, **fields)
+    return widths_of(found, round_to, {"a": original} if original else {}).unit
+
+
+def test_rounding_is_given_up_where_parts_leave_no_narrower_multiple() -> None:
+    """As in RegNet-Y: 55 groups of 8 channels; 440 is the least that is a multiple of 8 and of 55."""
+    assert unit(440, 8, parts=55) == 55
+    assert unit(880, 8, parts=55) == unit(440, 8, 880, parts=55) == 440  # not after a step that kept to it
+    assert unit(48, 8, parts=6) == 24
+    assert unit(440, 512, parts=55) == math.lcm(512, 55)  # it is the rounding alone that leaves none
+    assert unit(8, 8) == 8
+    kept = allocate([group("a", 440, parts=55), group("b", 64)], {}, sparsity=0.5, round_to=8)
+    assert kept == {"a": 220, "b": 32}
+    given_up = unrounded(group("a", 440, parts=55), 8, {})
+    assert given_up == "not rounded to 8: its channels go in 55 equal parts"
+    for others in (group("a", 48, parts=6), group("a", 64), group("a", 12, kind="heads")):
+        assert not unrounded(others, 8, {})
+
+
+def test_every_layer_of_an_lstm_is_rounded_by_itself() -> None:
+    """Four parts of 20 hidden units: 8 and 16 are multiples of 8, though 40 and 72 of all 80 would be too."""
+    lstm = group("a", 80, parts=4, apart=True)
+    for sparsity, kept in ((0.1, 80), (0.2, 64), (0.5, 64), (0.6, 32), (0.9, 32)):
+        assert allocate([lstm], {}, sparsity=sparsity, round_to=8) == {"a": kept}
+    assert unit(32, 8, parts=4, apart=True) == 32  # 8 hidden units each stay, as 8 channels would
+    assert not unrounded(group("a", 32, parts=4, apart=True), 8, {})
 
 
 def test_removals_are_the_lowest_in_ascending_order() -> None:

@@ -203,6 +203,23 @@ def test_a_shortcut_becomes_a_convolution_and_comes_back(tmp_path: Path) -> None
     assert torch.equal(read_model(build, tmp_path)(x), expected)
 
 
+@pytest.mark.parametrize("name", ["encoder", "torchvision swin 1"])
+def test_frozen_attention_comes_back_frozen(name: str, tmp_path: Path) -> None:
+    net = ATTENTION_NETS[name]
+
+    def build() -> nn.Module:
+        model = net.build()
+        model.get_submodule(net.layers[0]).requires_grad_(requires_grad=False)
+        return model
+
+    pruned = remove(lively(build), net.batch(), removals_of(net)).model
+    write_model(pruned, build(), tmp_path)
+    back = read_model(build, tmp_path)
+    trained = {name: p.requires_grad for name, p in back.named_parameters()}
+    assert trained == {name: p.requires_grad for name, p in pruned.named_parameters()}
+    assert set(trained.values()) == {False, True}
+
+
 def test_a_model_in_double_precision_comes_back_as_such(tmp_path: Path) -> None:
     def build() -> nn.Module:
         return Encoded().double()

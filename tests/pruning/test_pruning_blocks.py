@@ -215,6 +215,12 @@ def test_influence_is_one_minus_the_cosine_of_the_angle_that_a_block_turns_by() 
         least_blocks(blocks, found, 1.0)
 
 
+@pytest.mark.parametrize(("count", "share", "gone"), [(50, 0.58, 29), (6, 1 / 6, 1), (10, 0.299, 2)])
+def test_a_share_that_is_a_whole_number_of_blocks_is_that_number(count: int, share: float, gone: int) -> None:
+    blocks = [Block(name=str(i), returns=0, whole="") for i in range(count)]
+    assert len(least_blocks(blocks, {str(i): float(i) for i in range(count)}, share)) == gone
+
+
 def test_influences_need_a_batch_and_see_every_sample() -> None:
     model, batch = lively(NETS["resnet"][0]), images()
     blocks = residual_blocks(model, batch)

@@ -31,7 +31,7 @@ MODELS = {
     "googlenet": (32, 57),
     "squeezenet1_1": (32, 25),
     "resnext50_32x4d": (32, 53),
-    "regnet_y_400mf": (32, 57),
+    "regnet_y_400mf": (32, 84),
     "shufflenet_v2_x0_5": (32, 35),
 }
 
@@ -43,7 +43,9 @@ def test_torchvision_models_are_pruned_and_rebuilt(name: str, tmp_path: Path) ->
     model, batch = trained_looking(net), net.batch()
     pruned = prune(model, batch, sparsity=0.5)  # checks by itself that each reader lost what its maker lost
     assert len(pruned.widths) == narrowed
-    assert all(after % 8 == 0 for _, after in pruned.widths.values())
+    odd = {name for name, (_, after) in pruned.widths.items() if after % 8}
+    assert odd <= pruned.unrounded.keys()
+    assert not odd or name == "regnet_y_400mf"  # groups of 8 channels, 55 of them: 440 is no lesser multiple
     assert forward(pruned.model, batch).shape == (2, 5)
     write_model(pruned.model, net.build(), tmp_path)
     back = read_model(net.build, tmp_path)

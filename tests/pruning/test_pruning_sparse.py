@@ -203,16 +203,26 @@ def test_a_module_that_is_not_there() -> None:
         weights_to_thin(Tied(), protect=["haed"])
 
 
-def test_zeros_that_were_put_there_are_found_and_others_not() -> None:
+def test_an_embedding_that_the_decoder_shares_stays() -> None:
+    model = Tied()
+    model.head.weight = model.words.weight
+    found = weights_to_thin(model)
+    assert "embedding" in found.left_whole["head"]
+    assert model.get_parameter("words.weight") is not None
+    assert "words.weight" not in found.axes
+    assert "head.weight" not in found.axes
+
+
+def test_every_matrix_with_zeros_is_found() -> None:
     net = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10), nn.Linear(10, 10))
     masked(
         net,
         {"0.weight": torch.arange(100).view(10, 10) >= 40, "1.weight": torch.arange(100).view(10, 10) >= 5},
     )
     found = zero_masks(net)
-    assert set(found) == {"0.weight"}
+    assert set(found) == {"0.weight", "1.weight"}
     assert not torch.signbit(net[0].weight[net[0].weight == 0]).any()  # type: ignore[index]
-    assert share_gone(found) == pytest.approx(0.4)
+    assert share_gone(found) == pytest.approx(45 / 200)
     assert share_gone({}) == 0
 
 

@@ -122,6 +122,7 @@ def searched(
     int8_ms: Mapping[str, float] | None = None,
     passes: Callable[[Any], bool] = lambda graph: True,
     machine: Machine | None = None,
+    harm: Mapping[str, float] | None = None,
     **how: Any,
 ) -> Mixed:
     machine = machine or Machine(model, int8_ms or {})
@@ -131,6 +132,7 @@ def searched(
         passes=passes,
         speed=machine.speed,
         times=machine.times,
+        harm=harm,
     )
     return search_mixed(model, of(held["input"]), means, **how)
 
@@ -152,6 +154,20 @@ def test_the_one_sensitive_layer_becomes_float_and_the_limits_are_kept(planted: 
     gains = {layer.name: layer.sqnr_gain_db or 0.0 for layer in found.layers}
     assert max(gains, key=lambda name: gains[name]) == planted
     assert next(x.reason for x in found.layers if x.name == planted) == "accuracy needs float"
+
+
+def test_a_scan_says_which_layer_to_give_up_first_and_nothing_is_measured() -> None:
+    model, data, held = net("4")
+    passes = bounded(model, held, least_db=20)
+    how: dict[str, Any] = {"passes": passes, "goal": "smallest"}
+    found = searched(model, data, held, harm={"0": 0.001, "4": 2.0, "6": -0.001}, **how)
+    assert floats(found) == ["4"]
+    assert [trial.what for trial in found.trials] == ["4 in float"]
+    assert all(layer.sqnr_gain_db is None for layer in found.layers)
+    wrong = searched(model, data, held, harm={"0": 2.0, "6": 1.0}, **how)
+    assert wrong.trials[0].what == "0 in float"
+    assert "8" in wrong.trials[-1].what or "4" in floats(wrong)
+    assert passes(wrong.model)  # what it does not know of comes last, yet comes
 
 
 def test_of_two_sensitive_layers_both_become_float() -> None:

@@ -51,6 +51,16 @@ def test_rounding_in_turn_lies_between_the_best_of_all_and_the_nearest() -> None
     assert best <= mean < 0.6 * nearest
 
 
+def test_what_is_zero_stays_zero() -> None:
+    """The errors of 20 inputs that go together come to more than half a step."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4)) @ rng.normal(size=(4, 32))
+    weight = np.where(rng.random((1, 8, 32)) < 0.6, 0, rng.normal(0, 4, (1, 8, 32)))
+    found = rounded_in_turn(weight, (x.T @ x / 200)[None], np.full((1, 8, 1), 63.0))
+    assert not found[weight == 0].any()
+    assert loss(found[0, 0], weight[0, 0], x.T @ x) < loss(np.round(weight[0, 0]), weight[0, 0], x.T @ x)
+
+
 def test_groups_and_blocks_are_rounded_alike() -> None:
     rng = np.random.default_rng(0)
     weight, x = rng.uniform(-3, 3, (2, 3, 150)), rng.normal(size=(2, 400, 150))  # more than one block

@@ -56,7 +56,8 @@ def step(number: int, sparsity: float, metric: float | None, *, rejected: bool =
     note = "accuracy fell for certain" if rejected else ""
     return PrunedStep(
         number=number,
-        sparsity=sparsity,
+        removed=sparsity,
+        sparsity=1 - (1 - sparsity) ** 0.5,
         parameters=left,
         macs=None,
         metric=metric,

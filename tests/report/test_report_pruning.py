@@ -21,6 +21,7 @@ from pastille.report.layers import Layers, block_of
 from pastille.report.spending import PromisePoint, promise
 from pastille.report.steps import Steps, kept_step
 from pastille.report.svg.promise import promise_plot
+from pastille.report.text import ABSENT
 from pastille.report.view import view
 from pastille.values import Profile, Speedup, from_json, to_json
 
@@ -237,9 +238,12 @@ def test_steps_are_listed_with_the_one_that_was_kept() -> None:
     record = with_steps(THREE, THREE[1].parameters)
     found = steps(record)
     assert [row.outcome for row in found.rows] == ["passed on", "kept", "rejected"]
-    assert plain(found.words) == "step 2 of 3 was kept, with 36 % removed; 1 rejected"
+    assert plain(found.words) == "step 2 of 3 was kept, with 36 % of the parameters removed; 1 rejected"
     assert [point.kind for point in found.points] == ["baseline", "kept", "final", "dropped"]
-    assert [point.sparsity for point in found.points] == pytest.approx([0, 20, 36, 50])
+    assert [point.removed for point in found.points] == pytest.approx([0, 20, 36, 50])
+    assert [plain(row.channels) for row in found.rows] == ["11 %", "20 %", "29 %"]
+    only_heads = with_steps((replace(THREE[0], sparsity=0.0),), THREE[0].parameters)
+    assert [(plain(x.removed), x.channels) for x in steps(only_heads).rows] == [("20 %", ABSENT)]
     page = render(view(record))
     assert "Accuracy fell for certain." in page
     assert "Pruning step by step: validation sensitivity" in page
@@ -252,6 +256,10 @@ def test_the_kept_step_is_the_one_that_the_file_is_of() -> None:
     assert kept_step(bad, bad[0].parameters) is bad[0]
     (row,) = steps(with_steps(bad, bad[0].parameters)).rows
     assert (row.outcome, row.tone) == ("rejected, yet the first: the gate judges it", "bad")
+
+
+def test_a_first_step_that_rounding_left_nothing_to_is_counted() -> None:
+    assert steps(with_steps(THREE[1:], THREE[1].parameters)).words.startswith("step 2 of 3 was kept")
 
 
 def test_steps_without_a_metric_are_a_table_without_a_plot() -> None:
@@ -310,10 +318,10 @@ def test_records_of_versions_without_steps_and_layers_read() -> None:
 def test_the_terminal_says_the_same_in_lines() -> None:
     record = with_steps(THREE, THREE[1].parameters)
     assert list(step_lines(record)) == [
-        "prune: step 2 of 3 was kept, with 36 % removed; 1 rejected",
-        "prune, step 1: 20 % removed, 8.94 M parameters, sensitivity 79.0 %, passed on",
-        "prune, step 2: 36 % removed, 7.15 M parameters, sensitivity 78.5 %, kept",
-        "prune, step 3: 50 % removed, 5.59 M parameters, sensitivity 71.0 %, rejected: "
+        "prune: step 2 of 3 was kept, with 36 % of the parameters removed; 1 rejected",
+        "prune, step 1: 20 % removed, 8.94 M parameters left, sensitivity 79.0 %, passed on",
+        "prune, step 2: 36 % removed, 7.15 M parameters left, sensitivity 78.5 %, kept",
+        "prune, step 3: 50 % removed, 5.59 M parameters left, sensitivity 71.0 %, rejected: "
         "Accuracy fell for certain.",
     ]
     assert list(step_lines(records.skin())) == []

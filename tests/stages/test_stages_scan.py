@@ -151,12 +151,14 @@ def test_a_scan_that_was_killed_goes_on_and_ends_the_same(found: Scan, task: Tas
 def test_a_journal_of_another_scan_is_replaced(task: Task, tmp_path: Path) -> None:
     journal = tmp_path / "scan.journal"
     for asked in ({"model": "a"}, {"model": "b"}):
-        with findings(journal, asked) as kept:
+        with findings(journal) as kept:
+            kept.take_up(asked)
             assert kept.of(("pruning", "x", 0.5)).shape == (2, 0)
             kept.add(("pruning", "x", 0.5), 0, np.ones((2, 3)))
-    with findings(journal, {"model": "b"}) as kept:
+    with findings(journal) as kept:
+        kept.take_up({"model": "b"})
         assert kept.of(("pruning", "x", 0.5)).shape == (2, 3)
-        with pytest.raises(UsageError, match="another process"), findings(journal, {"model": "b"}):
+        with pytest.raises(UsageError, match="another process"), findings(journal):
             pass
 
 

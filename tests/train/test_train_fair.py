@@ -82,6 +82,11 @@ class TestByHand:
         found = shifted(torch.from_numpy(weights), torch.from_numpy(losses), rate=0.7)
         np.testing.assert_allclose(found.numpy(), grown / grown.sum(), rtol=1e-12)
 
+    def test_no_case_of_a_tiny_group_counts_more_than_a_hundredfold(self) -> None:
+        members = torch.tensor([[True, False], [False, True]])
+        found = case_weights(torch.tensor([0.5, 0.5]), members, torch.tensor([0.998, 0.002]))
+        assert found.tolist() == pytest.approx([0.5 / 0.998, 100.0])
+
     def test_weighted_cases_give_the_weighted_mean_of_groups_over_an_epoch(self) -> None:
         """Batch by batch too, although some batches lack the rare group."""
         _, cases = planted(640, 3)

@@ -39,7 +39,7 @@ def _lines(stage: StageFinished, found: Steps) -> Iterator[str]:
 
 
 def _told(row: StepRow, metric: str) -> str:
-    said = f"{row.sparsity} removed, {row.parameters} parameters, {metric} {row.metric}, {row.outcome}"
+    said = f"{row.removed} removed, {row.parameters} parameters left, {metric} {row.metric}, {row.outcome}"
     return f"{said}: {row.note}" if row.note else said
 
 

@@ -140,14 +140,18 @@ def table(found: Scan, technique: Technique) -> Iterator[str]:
 def _cell(effect: Effect | None) -> str:
     if effect is None:
         return "not tried"
+    if effect.loss_low is None or effect.loss_high is None:
+        return f"{signed(effect.loss)} ± ?"
     return f"{signed(effect.loss)} ± {(effect.loss_high - effect.loss_low) / 2:.3f}"
 
 
 def remarks(found: Scan) -> Iterator[str]:
     """What follows from a scan."""
     if worst := _worst(found):
-        rise = signed(worst.group_loss or 0.0)
-        yield f"worst   {worst.group}: loss {rise} with {worst.layer} alone changed"
+        rise, low = signed(worst.group_loss or 0.0), signed(worst.group_low or 0.0)
+        yield f"worst   {worst.group}: loss {rise} (at least {low}) with {worst.layer} alone changed"
+    elif any(effect.group is not None for effect in found.effects):
+        yield "groups  of none is it shown that its loss rises more than that of all cases"
     if names := float_layers(found):
         yield f"try     quantize: {{keep_float: [{', '.join(names)}]}}"
     for what, why in found.stopped.items():
@@ -157,14 +161,13 @@ def remarks(found: Scan) -> Iterator[str]:
 
 
 def _worst(found: Scan) -> Effect | None:
-    """Where a patient group loses most beyond what all cases lose."""
-    known = [e for e in found.effects if e.group_loss is not None]
-    return max(known, key=lambda e: (e.group_loss or 0.0) - e.loss, default=None)
+    """Where a patient group loses most beyond what all cases lose, if one certainly loses more."""
+    return max((e for e in found.effects if e.is_unequal), key=lambda e: e.harm - e.loss, default=None)
 
 
 def float_layers(found: Scan) -> tuple[str, ...]:
     """Layers to keep in float: those whose rise in int8 is certain, and a large part of all rises."""
     effects = [e for e in found.effects if e.technique == "quantization" and e.level == max(_BITS)]
     whole = sum(max(0.0, e.loss) for e in effects)
-    named = [e for e in effects if e.loss_low > 0 and e.loss >= _SHARE * whole]
+    named = [e for e in effects if (e.loss_low or 0.0) > 0 and e.loss >= _SHARE * whole]
     return tuple(e.layer for e in sorted(named, key=lambda e: -e.loss)[:_NAMED])

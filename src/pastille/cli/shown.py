@@ -117,7 +117,7 @@ def _mark(check: Check) -> str:
 def show_profile(profile: Profile) -> None:
     """What was measured of one file."""
     out.print(
-        f"[bold]{profile.name}[/]: {bytes_text(profile.size_bytes)}, {profile.parameters:,} parameters, "
+        f"[bold]{profile.name}[/]: {_size(profile)}, {profile.parameters:,} parameters, "
         f"{profile.macs:,} MACs, {profile.precision}, {profile.metrics.n} {profile.metrics.split} cases"
     )
     for name, estimate in profile.metrics.overall.items():
@@ -136,6 +136,13 @@ def show_profile(profile: Profile) -> None:
 
         out.print(f"  {bottleneck(profile)}", markup=False)
     out.print(f"  {conditions_text(conditions)}", markup=False)
+
+
+def _size(profile: Profile) -> str:
+    """What it takes on disk, and unpacked where that is more."""
+    stored = bytes_text(profile.bytes_on_disk)
+    packed = profile.stored_bytes is not None
+    return f"{stored} as a bundle stores it, {bytes_text(profile.size_bytes)} loaded" if packed else stored
 
 
 def conditions_text(conditions: Any) -> str:
@@ -189,7 +196,7 @@ def gains(result: RunResult) -> list[str]:
     if before.sha256 == after.sha256:
         return ["nothing was compressed: the file is that of the model as it was brought"]
     final = _final(result)
-    lines = [f"size        {size_text(before.size_bytes, after.size_bytes)}"]
+    lines = [f"size        {size_text(before.bytes_on_disk, after.bytes_on_disk)}"]
     lines += operations_line(before, after, next((s for s in final.speedups if s.batch == 1), None))
     lines += [
         f"latency     {_side_by_side(s)} at batch {s.batch} "

@@ -57,11 +57,42 @@ def widths_of(group: ChannelGroup, round_to: int | Mapping[str, int], original: 
         original: Name -> units before any pruning; the present ones where a name is missing.
     """
     wanted = round_to if isinstance(round_to, int) else round_to.get(group.name, 1)
-    return Widths(
-        now=group.num_channels,
-        original=max(group.num_channels, original.get(group.name, 0)),
-        unit=math.lcm(1 if group.kind == "heads" else wanted, group.parts),
-    )
+    before = max(group.num_channels, original.get(group.name, 0))
+    return Widths(now=group.num_channels, original=before, unit=unit_of(group, wanted, before))
+
+
+def unit_of(group: ChannelGroup, round_to: int, original: int) -> int:
+    """What the widths of a group are multiples of.
+
+    Args:
+        group: Layers of an LSTM are rounded each by itself. Heads are not rounded.
+        round_to: Given up where, together with the parts of the group, it would leave no narrower width.
+        original: Units before any pruning.
+
+    Example:
+        >>> group = ChannelGroup(name="conv", num_channels=440, parts=55, outputs=("conv",), members=(),
+        ...                      whole="", cut=None)
+        >>> unit_of(group, 8, 440), unit_of(group, 8, 880)
+        (55, 440)
+    """
+    if group.kind == "heads":
+        return group.parts
+    unit = round_to * group.parts if group.apart else math.lcm(round_to, group.parts)
+    return group.parts if _is_unrounded(group, unit, round_to, original) else unit
+
+
+def _is_unrounded(group: ChannelGroup, unit: int, round_to: int, original: int) -> bool:
+    """Whether the parts alone are to blame that a rounding leaves no narrower width."""
+    return not group.apart and round_to < original <= unit
+
+
+def unrounded(group: ChannelGroup, round_to: int | Mapping[str, int], original: Mapping[str, int]) -> str:
+    """That the rounding of a group is given up, in a few words; empty if it is not."""
+    wanted = round_to if isinstance(round_to, int) else round_to.get(group.name, 1)
+    unit = widths_of(group, round_to, original).unit
+    if group.kind == "heads" or unit % wanted == 0:
+        return ""
+    return f"not rounded to {wanted}: its channels go in {group.parts} equal parts"
 
 
 def allocate(

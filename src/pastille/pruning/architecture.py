@@ -18,7 +18,7 @@ from pastille.errors import IntegrityError, StageError
 from pastille.files import produce_atomic, read_bounded, write_atomic
 from pastille.pruning.groups import in_width, out_width
 from pastille.pruning.layouts import HEAD_SIZES, HEADS
-from pastille.pruning.replacements import Replacement, blank, replacements_in
+from pastille.pruning.replacements import Replacement, blank, is_trained, replacements_in
 from pastille.pruning.whole import WEIGHTED
 from pastille.references import one_line
 from pastille.values import from_json, to_json
@@ -157,6 +157,8 @@ def _replace_(original: nn.Module, replacements: Mapping[str, Replacement]) -> N
     """Nothing takes memory yet: the new modules' tensors are made once they are known to be in the file."""
     for name in sorted(replacements):
         new = blank(replacements[name], original.get_submodule(name), _dtype(original))
+        for key, parameter in new.named_parameters():
+            parameter.requires_grad_(is_trained(f"{name}.{key}", original))
         original.set_submodule(name, new, strict=True)
 
 

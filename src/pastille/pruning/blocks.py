@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FIRST = "the first of its stack"
 REPEATED = "called more than once"
+_ALMOST = 1e-9
 
 _STACKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # What a block's input does not pass through on its way around the block, as autograd names it.
@@ -221,7 +222,17 @@ def least_blocks(blocks: Sequence[Block], scores: Mapping[str, float], share: fl
     if not 0 <= share < 1:
         raise ValueError(f"share of blocks must be within [0, 1), got {share}")
     free = sorted((b.name for b in blocks if not b.whole), key=lambda name: scores[name])
-    return tuple(free[: int(share * len(blocks))])
+    return tuple(free[: number_of_blocks(share, len(blocks))])
+
+
+def number_of_blocks(share: float, count: int) -> int:
+    """How many blocks a share of them is, rounded down, whatever the float says of a share that is whole.
+
+    Example:
+        >>> number_of_blocks(0.58, 50), int(0.58 * 50)
+        (29, 28)
+    """
+    return int(share * count + _ALMOST)
 
 
 def without_blocks(

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -257,6 +257,9 @@ def _cases(model: nn.Module, batches: Iterable[WeighedBatch]) -> Iterator[tuple[
             yield case, None if truth is None else truth[i : i + 1], weight
 
 
+MOST: Final = 100.0  # that one case may count: a handful must not decide which channels stay
+
+
 def case_weights(members: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """How much each case counts, so that groups count by how badly they fare and not by how large they are.
 
@@ -269,7 +272,7 @@ def case_weights(members: np.ndarray, losses: np.ndarray) -> np.ndarray:
         losses: Of each case, under the model that is to be pruned, ``(N,)``; none negative.
 
     Returns:
-        ``(N,)`` float64; a case that is in no group counts 1.
+        ``(N,)`` float64; a case that is in no group counts 1, and none more than 100.
 
     References:
         Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020,
@@ -284,4 +287,4 @@ def case_weights(members: np.ndarray, losses: np.ndarray) -> np.ndarray:
     means = losses @ members / counts
     shares = means / means.sum() if means.sum() > 0 else np.full(len(means), 1 / len(means))
     weights: np.ndarray = members @ (shares * len(losses) / counts)
-    return np.where(members.any(axis=1), weights, 1.0)
+    return np.where(members.any(axis=1), weights.clip(max=MOST), 1.0)

@@ -16,7 +16,7 @@ from pastille.pruning.following import Trace, follow
 from pastille.pruning.following.labels import distinct
 from pastille.pruning.surgery import Surgery
 from pastille.pruning.units import ChannelGroup, Cut
-from pastille.pruning.whole import ATTENTION, COUPLED, REARRANGED, attends, protected, rank
+from pastille.pruning.whole import ATTENTION, COUPLED, REARRANGED, UNSAVED, attends, protected, rank
 from pastille.references import one_line
 
 if TYPE_CHECKING:
@@ -45,16 +45,15 @@ def channel_groups(
     """
     with _explained():
         trace = follow(model, batch)
+        unsaved = _unsaved(model, trace)
         found = list(_coupled(trace))
         surgery = Surgery(model, trace, [one.units for one in found])
         parts = _parts(found, trace)
         attending = _attending(model, trace)
-        groups = [
-            _channel_group(
-                i, one, parts[i], _reason(one, parts[i], trace, tuple(protect), attending), surgery
-            )
-            for i, one in enumerate(found)
+        whole = [
+            _reason(one, parts[i], trace, tuple(protect), attending, unsaved) for i, one in enumerate(found)
         ]
+        groups = [_channel_group(i, one, parts[i], whole[i], surgery, model) for i, one in enumerate(found)]
     yield from groups
 
 
@@ -104,12 +103,15 @@ def _coupled(trace: Trace) -> Iterator[_Coupled]:
         )
 
 
-def _channel_group(index: int, found: _Coupled, parts: int, whole: str, surgery: Surgery) -> ChannelGroup:
+def _channel_group(
+    index: int, found: _Coupled, parts: int, whole: str, surgery: Surgery, model: nn.Module
+) -> ChannelGroup:
     return ChannelGroup(
         name=found.name,
         kind="channels",
         num_channels=len(found.units),
         parts=parts or 1,
+        apart=any(isinstance(model.get_submodule(name), nn.RNNBase) for name in found.outputs),
         rows=found.rows,
         outputs=found.outputs,
         members=tuple(surgery.members(index)),
@@ -119,7 +121,12 @@ def _channel_group(index: int, found: _Coupled, parts: int, whole: str, surgery:
 
 
 def _reason(
-    found: _Coupled, parts: int, trace: Trace, protect: tuple[str, ...], attending: frozenset[int]
+    found: _Coupled,
+    parts: int,
+    trace: Trace,
+    protect: tuple[str, ...],
+    attending: frozenset[int],
+    unsaved: frozenset[int],
 ) -> str:
     units = found.units.tolist()
     reasons = [
@@ -127,6 +134,7 @@ def _reason(
         protected(found.outputs, protect),
         *(trace.channels.whole.get(unit, "") for unit in units),
         "" if attending.isdisjoint(units) else ATTENTION,
+        "" if unsaved.isdisjoint(units) else UNSAVED,
         "" if parts else REARRANGED,
         COUPLED if parts == len(units) > 1 else "",
     ]
@@ -169,6 +177,13 @@ def _attending(model: nn.Module, trace: Trace) -> frozenset[int]:
     found = [trace.channels.of[u.labels] for u in trace.uses if u.tensor.rpartition(".")[0] in near]
     made = [trace.channels.of[labels] for name, labels in trace.makers.items() if name in near]
     return frozenset(c for channels in (*found, *made) for c in distinct(channels))
+
+
+def _unsaved(model: nn.Module, trace: Trace) -> frozenset[int]:
+    """Channels along a buffer that the state dict lacks: a fresh process would build the whole of it."""
+    lost = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
+    found = (trace.channels.of[use.labels] for use in trace.uses if use.tensor in lost)
+    return frozenset(c for channels in found for c in distinct(channels))
 
 
 def _cut(index: int, found: _Coupled, parts: int, surgery: Surgery, chosen: Tensor) -> Cut:

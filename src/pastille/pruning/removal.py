@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ from torch import nn
 from pastille.errors import PreconditionError
 from pastille.pruning.groups import channel_groups
 from pastille.pruning.heads import head_groups, remove_heads_
+from pastille.pruning.replacements import is_trained
 from pastille.pruning.rewrites import with_convolutions_
 from pastille.pruning.units import ChannelGroup
-from pastille.pruning.verify import Reads, check_followed
-from pastille.pruning.whole import REARRANGED
+from pastille.pruning.verify import Reads, Unfollowed, check_followed
+from pastille.pruning.whole import REARRANGED, UNPROVEN
 from pastille.references import one_line
 from pastille.task.forward import forward
 
@@ -33,12 +35,14 @@ class Pruned:
         widths: Layer -> output channels (before, after), for the layers that changed.
         left_whole: Layer -> why its channels were all kept; attention layer -> why its heads were.
         heads: Attention layer -> its heads (before, after), for the layers that lost some.
+        unrounded: Layer that changed -> why its width is not rounded as asked.
     """
 
     model: nn.Module
     widths: Mapping[str, tuple[int, int]]
     left_whole: Mapping[str, str]
     heads: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    unrounded: Mapping[str, str] = field(default_factory=dict)
 
 
 def survey(
@@ -85,42 +89,82 @@ def remove(
     Raises:
         PreconditionError: The model cannot be traced, the pruned model no longer runs (code that fixes a
             width by hand), or its code moves channels in a way that was not followed.
+        ValueError: There is no such group, or no such units of it.
     """
     _check_batch(batch)
     original = with_convolutions_(trainable_copy(model), batch)
+    before = layer_widths(model)
     heads, whole = remove_heads_(original, batch, removals, protect=protect)  # proven by itself
-    pruned = trainable_copy(original)
-    before, reads = layer_widths(model), Reads(pruned)
-    for group in channel_groups(pruned, batch, protect=protect):
-        if group.whole:
-            whole.update(dict.fromkeys(group.outputs, group.whole))
-            continue
-        if not len(removals.get(group.name, ())):
-            continue
-        cut = group.cut(removals[group.name])
-        if cut.exact:
-            reads.remove_(cut.reads)
-            cut.apply()
-        else:
-            whole.update(dict.fromkeys(group.outputs, REARRANGED))
-    after = layer_widths(pruned)
+    asked = {n: units for n, units in removals.items() if len(units) and n not in {*heads, *whole}}
+    pruned, kept = _proven(original, batch, asked, protect)
+    for name, parameter in pruned.named_parameters():
+        parameter.requires_grad_(is_trained(name, model))
+    widths = {n: (before[n], w) for n, w in layer_widths(pruned).items() if w != before.get(n, w)}
+    return Pruned(model=pruned, widths=widths, left_whole=whole | kept, heads=heads)
+
+
+def _proven(
+    original: nn.Module, batch: Mapping[str, Tensor], removals: Mapping[str, Tensor], protect: Sequence[str]
+) -> tuple[nn.Module, dict[str, str]]:
+    """The model without some channels, and which layers were left whole as their removal is not exact."""
+    try:
+        return _narrowed(original, batch, removals, protect)
+    except Unfollowed:
+        odd = _unfollowed(original, batch, removals, protect)
+        if not odd:  # none by itself
+            raise
+        return _narrowed(original, batch, removals, protect, unfollowed=odd)
+
+
+def _unfollowed(
+    original: nn.Module, batch: Mapping[str, Tensor], removals: Mapping[str, Tensor], protect: Sequence[str]
+) -> frozenset[str]:
+    """Groups whose removal alone is not what was followed, found by halving."""
+    try:
+        _narrowed(original, batch, removals, protect)
+    except PreconditionError:
+        names = list(removals)
+        halves = (names[: len(names) // 2], names[len(names) // 2 :])
+        if len(names) == 1:
+            return frozenset(names)
+        found = (_unfollowed(original, batch, {n: removals[n] for n in half}, protect) for half in halves)
+        return frozenset().union(*found)
+    return frozenset()
+
+
+def _narrowed(
+    original: nn.Module,
+    batch: Mapping[str, Tensor],
+    removals: Mapping[str, Tensor],
+    protect: Sequence[str],
+    *,
+    unfollowed: Collection[str] = (),
+) -> tuple[nn.Module, dict[str, str]]:
+    """The model without some channels, checked, and why layers were left whole."""
+    pruned, whole = trainable_copy(original), dict[str, str]()
+    reads, groups = Reads(pruned), tuple(channel_groups(pruned, batch, protect=protect))
+    _check_known(removals, [group.name for group in groups])
+    for group in groups:
+        why = group.whole or (UNPROVEN if group.name in unfollowed else "")
+        if not why and group.name in removals:
+            cut = group.cut(removals[group.name])
+            if cut.exact:
+                reads.remove_(cut.reads)
+                cut.apply()
+            why = "" if cut.exact else REARRANGED
+        whole.update(dict.fromkeys(group.outputs, why) if why else {})
     _check_runs(original, pruned, batch)
     check_followed(original, pruned, reads.removed(), batch)
-    for name, parameter in pruned.named_parameters():
-        parameter.requires_grad_(_is_trained(name, model))
-    widths = {n: (before[n], width) for n, width in after.items() if width != before.get(n, width)}
-    return Pruned(model=pruned, widths=widths, left_whole=whole, heads=heads)
+    return pruned, whole
 
 
-def _is_trained(name: str, model: nn.Module) -> bool:
-    """Whether a parameter takes a gradient: as it did, or as any of the module that was replaced."""
-    known, modules = dict(model.named_parameters()), dict(model.named_modules())
-    if name in known:
-        return known[name].requires_grad
-    while name not in modules:
-        name = name.rpartition(".")[0]
-    replaced = list(modules[name].parameters())
-    return not replaced or any(parameter.requires_grad for parameter in replaced)
+def _check_known(removals: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    for name in removals:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=3) or names[:3]
+            raise ValueError(
+                f"removals: no group is called {name!r}; closest: {', '.join(close) or 'none'} (see survey)"
+            )
 
 
 def _check_batch(batch: object) -> None:

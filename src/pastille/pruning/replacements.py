@@ -176,3 +176,24 @@ def _check_sizes(replacement: Replacement, bounds: Mapping[str, tuple[int, int]]
         value = replacement.sizes[name]
         if type(value) is not int or not least <= value <= most:
             raise ValueError(f"{name} of {replacement.kind} must be within {least} … {most}")
+
+
+def is_trained(name: str, model: nn.Module) -> bool:
+    """Whether a parameter of a changed model takes a gradient: as it did, or as any of what was replaced.
+
+    Args:
+        name: Of the parameter, in the changed model.
+        model: Before the change.
+
+    Example:
+        >>> frozen = nn.Sequential(nn.MultiheadAttention(4, 2).requires_grad_(False))
+        >>> is_trained("0.q_proj.weight", frozen)
+        False
+    """
+    known, modules = dict(model.named_parameters()), dict(model.named_modules())
+    if name in known:
+        return known[name].requires_grad
+    while name not in modules:
+        name = name.rpartition(".")[0]
+    replaced = list(modules[name].parameters())
+    return not replaced or any(parameter.requires_grad for parameter in replaced)

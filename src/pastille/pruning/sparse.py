@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,14 +9,13 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from pastille.errors import PreconditionError
+from pastille.pruning.naming import check_names
 from pastille.pruning.whole import WEIGHTED, is_within
 
 Masks = Mapping[str, Tensor]  # name of a parameter -> bool, of its shape, True where a weight stays
 
 GROUP: Final = 4  # of neighbouring weights, of which two stay
 FLOOR: Final = 0.01  # of each layer's weights stay, however small: an emptied layer passes nothing on
-NOT_BY_CHANCE: Final = 0.3  # share of exact zeros from which they were put there
 _HOLDERS = (*WEIGHTED, nn.MultiheadAttention, nn.RNNBase)
 
 
@@ -32,6 +30,9 @@ class Thinned:
 
     axes: Mapping[str, int]
     left_whole: Mapping[str, str]
+
+
+EMBEDDED: Final = "its weights are those of an embedding, whose rows are looked up and not multiplied"
 
 
 def weights_to_thin(model: nn.Module, *, protect: Sequence[str] = (), by_four: bool = False) -> Thinned:
@@ -55,8 +56,9 @@ def weights_to_thin(model: nn.Module, *, protect: Sequence[str] = (), by_four: b
         >>> weights_to_thin(net, by_four=True).left_whole["0"]
         'its input width of 3 is no multiple of 4'
     """
-    _check_names(model, protect)
+    check_names(model, "protect", protect)
     named = {id(p): name for name, p in model.named_parameters()}
+    embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     axes: dict[str, int] = {}
     whole: dict[str, str] = {}
     for owner, module in model.named_modules():
@@ -64,6 +66,7 @@ def weights_to_thin(model: nn.Module, *, protect: Sequence[str] = (), by_four: b
             continue
         for key, weight, axis in _weights(module):
             reason = _why_whole(owner, weight.shape[axis], protect, by_four=by_four)
+            reason = EMBEDDED if id(weight) in embedded else reason
             if reason:
                 whole[owner or key] = reason
             axes[named[id(weight)]] = -1 if reason or axes.get(named[id(weight)]) == -1 else axis
@@ -86,16 +89,6 @@ def _why_whole(owner: str, width: int, protect: Sequence[str], *, by_four: bool)
     if by_four and width % GROUP:
         return f"its input width of {width} is no multiple of {GROUP}"
     return ""
-
-
-def _check_names(model: nn.Module, protect: Sequence[str]) -> None:
-    names = [name for name, _ in model.named_modules() if name]
-    for pattern in protect:
-        if not any(is_within(name, pattern) for name in names):
-            close = difflib.get_close_matches(pattern, names, n=3) or names[:3]
-            raise PreconditionError(
-                f"prune.protect: no module of the model is called {pattern!r}; closest: {', '.join(close)}"
-            )
 
 
 def highest(scores: Tensor, sparsity: float) -> Tensor:
@@ -250,9 +243,9 @@ def masked(model: nn.Module, masks: Masks) -> None:
 
 
 def zero_masks(model: nn.Module) -> dict[str, Tensor]:
-    """Masks of what an earlier stage set to zero: of the matrices that hold 30 % exact zeros or more."""
+    """Masks of the matrices that hold exact zeros, for a model of which a stage set some to zero."""
     found = {name: p.detach() != 0 for name, p in model.named_parameters() if p.ndim > 1 and p.numel()}
-    return {name: mask for name, mask in found.items() if share_gone({name: mask}) >= NOT_BY_CHANCE}
+    return {name: mask for name, mask in found.items() if not bool(mask.all())}
 
 
 def share_gone(masks: Masks) -> float:

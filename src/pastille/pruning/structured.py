@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pastille.errors import PreconditionError
-from pastille.pruning.allocation import Harm, Widths, allocate, override, removals, widths_of
+from pastille.pruning.allocation import Harm, Widths, allocate, override, removals, unrounded, widths_of
 from pastille.pruning.blocks import (
     block_influences,
     block_magnitudes,
@@ -19,16 +18,30 @@ from pastille.pruning.blocks import (
 )
 from pastille.pruning.criteria import CRITERIA, NEEDS
 from pastille.pruning.evidence import Evidence, Loss, WeighedBatch, gather
-from pastille.pruning.removal import Pruned, remove, survey, trainable_copy
+from pastille.pruning.naming import check_names
+from pastille.pruning.removal import Pruned, layer_widths, remove, survey, trainable_copy
 from pastille.pruning.scores import group_scores
 from pastille.pruning.units import ChannelGroup
-from pastille.pruning.whole import is_within
+from pastille.pruning.whole import PROTECTED
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # Inputs and targets, and how much each case counts where not all count alike.
 Data = Iterable["tuple[Mapping[str, Tensor], Tensor] | WeighedBatch"]
+
+
+_TOO_LITTLE = "less is asked than one of its channels"
+_OTHERS_FIRST = "its channels matter more than those of other layers"
+_NO_MULTIPLE = "no narrower multiple of"
+_NO_HEAD = "it has no head to spare"
+# What helps, by how the reason begins; what must be left whole has no way but one.
+_WAYS = {
+    **dict.fromkeys((_NO_MULTIPLE, _OTHERS_FIRST), "lower round_to, raise sparsity"),
+    _TOO_LITTLE: "raise sparsity",
+    _NO_HEAD: "raise heads",
+    PROTECTED: "protect less",
+}
 
 
 class NothingToRemove(PreconditionError):  # noqa: N818, it names a result
@@ -103,11 +116,12 @@ def prune(
         layers=layers or {},
         round_to=round_to,
         original=original_widths or {},
+        now=layer_widths(model),
     )
     _check_shares(asked, heads, blocks)
     _check_criterion(criterion, data, loss)
-    _check_names(model, "protect", protect)
-    _check_names(model, "layers", asked.layers)
+    check_names(model, "protect", protect)
+    check_names(model, "layers", asked.layers)
     seen = None if data is None else tuple(_weighed(data))
     if blocks is not None:
         model = _shorter(model, batch, blocks, protect, seen)
@@ -121,9 +135,10 @@ def prune(
     gone = removals(groups, scores, kept)
     pruned = remove(model, batch, gone, protect=protect)
     left = {**_left(groups, gone, asked), **pruned.left_whole}
+    left = {name: why for name, why in left.items() if name not in pruned.widths}
     if not pruned.widths and not pruned.heads and blocks is None:
-        raise NothingToRemove(_nothing_removed(groups, left, asked))
-    return replace(pruned, left_whole=left)
+        raise nothing_removed(left, _at(asked), _possible(groups, asked))
+    return replace(pruned, left_whole=left, unrounded=_unrounded(groups, pruned, asked))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +148,20 @@ class _Asked:
     layers: Mapping[str, float]
     round_to: int | Mapping[str, int]
     original: Mapping[str, int]
+    now: Mapping[str, int]
+
+    def units(self, groups: Sequence[ChannelGroup]) -> dict[str, int]:
+        """Units of each group before any pruning, from the widths of the layers that make them."""
+        known = {
+            g.name: [n for n in (g.name, *g.outputs) if n in self.original.keys() & self.now] for g in groups
+        }
+        return {g.name: self._units(g, known[g.name][0]) for g in groups if known[g.name]}
+
+    def _units(self, group: ChannelGroup, layer: str) -> int:
+        """Some layers make two halves that are multiplied; one that was put in is known by its partners."""
+        if layer == group.name:
+            return self.original[layer] // group.rows
+        return self.original[layer] * group.num_channels // self.now[layer]
 
 
 def _kept(
@@ -145,14 +174,9 @@ def _kept(
         allocation=asked.allocation,
         layers=asked.layers,
         round_to=asked.round_to,
-        original=_units(groups, asked.original),
+        original=asked.units(groups),
         harm=harm,
     )
-
-
-def _units(groups: Sequence[ChannelGroup], widths: Mapping[str, int]) -> dict[str, int]:
-    """Units of each group from the widths of layers, of which some make two halves that are multiplied."""
-    return {g.name: widths[g.name] // g.rows for g in groups if g.name in widths}
 
 
 def _heads_kept(groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor], share: float) -> dict[str, int]:
@@ -232,16 +256,6 @@ def _check_criterion(criterion: str, data: Data | None, loss: Loss | None) -> No
         )
 
 
-def _check_names(model: nn.Module, key: str, patterns: Iterable[str]) -> None:
-    names = [name for name, _ in model.named_modules() if name]
-    for pattern in patterns:
-        if not any(is_within(name, pattern) for name in names):
-            close = difflib.get_close_matches(pattern, names, n=3) or names[:3]
-            raise PreconditionError(
-                f"prune.{key}: no module of the model is called {pattern!r}; closest: {', '.join(close)}"
-            )
-
-
 def _left(groups: Sequence[ChannelGroup], gone: Mapping[str, Tensor], asked: _Asked) -> dict[str, str]:
     """Layers that lose nothing, and why."""
     why = {group: _reason(group, asked) for group in groups if group.name not in gone}
@@ -252,24 +266,41 @@ def _reason(group: ChannelGroup, asked: _Asked) -> str:
     if group.whole:
         return group.whole
     if group.kind == "heads":
-        return "it has no head to spare"
+        return _NO_HEAD
     own = override(group, asked.layers)
     if own == 0 or (own is None and asked.sparsity is None):
         return "no sparsity is asked of it"
     if own is None and asked.allocation != "uniform":
-        return "its channels matter more than those of other layers"
-    return f"no narrower multiple of {_widths(group, asked).unit}"
+        return _OTHERS_FIRST
+    unit = _widths(group, asked).unit
+    return f"{_NO_MULTIPLE} {unit}" if unit > 1 else _TOO_LITTLE
 
 
 def _widths(group: ChannelGroup, asked: _Asked, round_to: int | None = None) -> Widths:
-    return widths_of(group, round_to or asked.round_to, _units([group], asked.original))
+    return widths_of(group, round_to or asked.round_to, asked.units([group]))
 
 
-def _nothing_removed(groups: Sequence[ChannelGroup], left: Mapping[str, str], asked: _Asked) -> str:
+def _unrounded(groups: Sequence[ChannelGroup], pruned: Pruned, asked: _Asked) -> dict[str, str]:
+    """Layers that changed without the rounding that was asked for, and why."""
+    found = {group: unrounded(group, asked.round_to, asked.units([group])) for group in groups}
+    return {
+        name: why for group, why in found.items() if why for name in group.outputs if name in pruned.widths
+    }
+
+
+def nothing_removed(left: Mapping[str, str], asked: str, possible: str = "") -> NothingToRemove:
+    """Why nothing can be removed, and what to do about it.
+
+    Args:
+        left: Layer -> why it lost nothing.
+        asked: What was asked for, in words.
+        possible: What would remove something, beginning with ``"; possible: "``.
+    """
     reasons = sorted(set(left.values())) or ["it has no convolution or linear layer but the last"]
-    return (
-        f"prune: nothing can be removed at {_at(asked)} ({'; '.join(reasons)}){_possible(groups, asked)}; "
-        "lower round_to, raise sparsity or leave prune out"
+    ways = dict.fromkeys(way for why in reasons for sign, way in _WAYS.items() if why.startswith(sign))
+    advice = f"{', '.join(ways)} or leave prune out" if ways else "leave prune out of the plan"
+    return NothingToRemove(
+        f"prune: nothing can be removed at {asked} ({'; '.join(reasons)}){possible}; {advice}"
     )
 
 

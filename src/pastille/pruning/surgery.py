@@ -127,7 +127,8 @@ def _resize_(module: nn.Module, *, depthwise: bool) -> None:
     if isinstance(module, WEIGHTED):
         _resize_weighted_(module, depthwise=depthwise)
     elif isinstance(module, nn.RNNBase):
-        module.hidden_size = module.get_parameter("weight_hh_l0").shape[1]
+        if not module.proj_size:  # then these are the columns of the projection
+            module.hidden_size = module.get_parameter("weight_hh_l0").shape[1]
         module.input_size = module.get_parameter("weight_ih_l0").shape[1]
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = module.weight.shape[1]

@@ -101,6 +101,7 @@ class ChannelGroup:
         num_channels: How many units there are now, ``C``.
         parts: Equal consecutive parts of the units from which equally many must go: the groups of a
             grouped convolution, the layers and directions of an LSTM.
+        apart: Whether each part is a width of its own, and rounded by itself: the layers of an LSTM.
         rows: Output channels of the layer ``name`` per unit: 2 if it makes two halves that are multiplied.
         outputs: Layers whose output channels are in the group, the residual partners included.
         members: The parameters that they run through.
@@ -112,6 +113,7 @@ class ChannelGroup:
     kind: Kind = "channels"
     num_channels: int
     parts: int = 1
+    apart: bool = False
     rows: int = 1
     outputs: tuple[str, ...]
     members: tuple[Member, ...]

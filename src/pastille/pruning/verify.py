@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pastille.errors import PreconditionError
+from pastille.pruning.following.arithmetic import STATISTICS
 from pastille.pruning.units import Entries
 from pastille.task.forward import forward
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 RELATIVE_TOLERANCE = 1e-4  # rounding gives up to 1e-6
 
 Place = tuple[str, int, int]  # a parameter, one of its axes, and the blocks that it is counted in
+
+
+class Unfollowed(PreconditionError):  # noqa: N818, it names a result
+    """The model's code moves channels in a way that was not followed."""
 
 
 @final
@@ -70,7 +75,7 @@ def check_followed(
         batch: Example inputs.
 
     Raises:
-        PreconditionError: They answer differently.
+        Unfollowed: They answer differently.
     """
     blind = copy.deepcopy(original)
     with torch.no_grad():
@@ -86,7 +91,7 @@ def check_followed(
     scale = float(expected.abs().max())
     error = float((answer - expected).abs().max())
     if not error <= RELATIVE_TOLERANCE * scale:
-        raise PreconditionError(
+        raise Unfollowed(
             f"prune: pruned layers would read other channels than before (answers differ by {error:.2g}): "
             "the model's code shuffles, pads or reshapes channels; protect the layers around that code "
             "(prune.protect) or leave prune out of the plan"
@@ -108,18 +113,7 @@ def blind_(parameter: Tensor, entries: Entries) -> None:
         whole.mul_(keep.reshape(shape).to(parameter))
 
 
-_OVER_AXES = {
-    "mean",
-    "var",
-    "std",
-    "amax",
-    "amin",
-    "norm",
-    "vector_norm",
-    "logsumexp",
-    "var_mean",
-    "std_mean",
-}
+_OVER_AXES = {*STATISTICS, "max", "min"}
 _NORMS = {"layer_norm", "rms_norm", "group_norm"}
 _NORM_ARGUMENTS = ("input", "size", "weight", "bias", "eps")
 
@@ -145,11 +139,11 @@ class _Statistics(TorchFunctionMode):
             }
             return self._norm(name, **given)
         result = function(*args, **kwargs)
-        if name not in _OVER_AXES or not isinstance(result, torch.Tensor):
+        if name not in _OVER_AXES:
             return result
         shape = tuple(args[0].shape) if args else ()
         before, old = self._note((shape, result))
-        return old if before != shape and old.shape == result.shape else result
+        return result if before == shape else _given_back(old, result)
 
     def _note(self, found: Any) -> Any:
         if not self._replay:
@@ -181,3 +175,10 @@ class _Statistics(TorchFunctionMode):
         weight, bias = (p.reshape(shape) if p is not None and shape else p for p in (weight, bias))
         result = result if weight is None else result * weight
         return result + (0 if bias is None else bias)
+
+
+def _given_back(old: Any, new: Any) -> Any:
+    """What was found before where it has the same shape; of values and their places, the values alone."""
+    if isinstance(new, torch.Tensor):
+        return old if old.shape == new.shape and old.is_floating_point() else new
+    return type(new)(map(_given_back, old, new)) if isinstance(new, tuple) else new

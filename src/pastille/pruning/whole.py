@@ -13,12 +13,17 @@ _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "hea
 OUTPUT = "makes the model's output"
 ATTENTION = "part of an attention layer"
 PROJECTED = "recurrent layer with a projection (proj_size)"
+FIRST = "makes the first state of a recurrent layer"
+GIVEN = "its code gives it a first state, of a width of its own"
+IDLE = f"{GIVEN}; that is zeros anyway: without it, it could be pruned"
 SHARED = "its weights are shared with another layer, or computed"
 REARRANGED = "its channels are split, joined, padded or rearranged on their way"
+UNSAVED = "its channels run along a buffer that is not saved (persistent=False)"
+UNPROVEN = "with fewer of its channels the model does not answer as if they were not read"
 COUPLED = "so coupled that none of its channels can go alone"
 PROTECTED = "protected by the recipe"
 # The first that holds is said.
-_ORDER = (OUTPUT, PROTECTED, ATTENTION, PROJECTED, SHARED, COUPLED)
+_ORDER = (OUTPUT, PROTECTED, ATTENTION, PROJECTED, GIVEN, SHARED, UNSAVED, COUPLED)
 
 
 def rank(why: str) -> int:
@@ -45,6 +50,11 @@ def summed(operation: str) -> str:
 def by_hand(parameter: str) -> str:
     """The reason for layers whose code uses a parameter of its own as a weight."""
     return f"its code multiplies with {parameter} by hand"
+
+
+def handmade(kind: str) -> str:
+    """The reason for layers of a kind that is no layer of PyTorch's."""
+    return f"it runs through {kind}, whose code multiplies by hand"
 
 
 def protected(names: tuple[str, ...], patterns: tuple[str, ...]) -> str:

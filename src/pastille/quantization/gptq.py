@@ -30,6 +30,7 @@ def gptq(
 
     Columns go in the order of their inputs' energy, so that what matters most is rounded while most can
     still make it good; every block keeps its own grid, chosen beforehand with errors weighted by energy.
+    What is zero stays so: of a sparse layer it was set to zero on purpose.
 
     Args:
         weight: ``(K, N)``.
@@ -100,7 +101,8 @@ def _rounded_in_turn(weight: np.ndarray, factor: np.ndarray, grid: Grid, block: 
         errors = np.empty_like(left[rows])
         for i in range(rows.start, rows.stop):
             scale, zero = grid.scale[:, block[i]], grid.zero[:, block[i]]
-            steps[i] = np.clip(np.rint(left[i] / scale) + zero, 0, top)
+            nearest = np.clip(np.rint(left[i] / scale) + zero, 0, top)
+            steps[i] = np.where(weight[i] == 0, zero, nearest)
             error = (left[i] - (steps[i] - zero) * scale) / factor[i, i]
             left[i + 1 : rows.stop] -= np.outer(factor[i, i + 1 : rows.stop], error)
             errors[i - start] = error

@@ -245,6 +245,31 @@ def _unknown(pattern: str, names: Sequence[str]) -> PreconditionError:
     )
 
 
+def by_layer(model: Any, of_modules: Mapping[str, float], *, what: str) -> dict[str, float]:
+    """What is known of modules, as far as they are layers of a graph.
+
+    Args:
+        model: A float ``onnx.ModelProto`` whose nodes are named.
+        of_modules: Name in PyTorch -> what is known.
+        what: Key of the recipe that it comes from.
+
+    Returns:
+        Name of a layer -> what is known of it, in the graph's order.
+
+    Raises:
+        PreconditionError: The graph has none of these modules.
+    """
+    names = [layer.name for layer in layers(model)]
+    found = {name: of_modules[name] for name in names if name in of_modules}
+    if not found:
+        has, knows = (", ".join([*some][:_SHOWN]) or "none" for some in (names, of_modules))
+        raise PreconditionError(
+            f"{what}: no layer of the file has the name of one that was scanned (the file has {has}; the "
+            f"scan has {knows}); leave scan out"
+        )
+    return found
+
+
 def sections(model: Any) -> tuple[tuple[str, ...], ...]:
     """The graph cut wherever a single activation passes, but never between a layer and its activation.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from math import inf
 from time import monotonic
 from typing import Any, Final, Literal
 
@@ -35,12 +36,14 @@ class Means:
         passes: Whether a graph keeps the recipe's limits on validation.
         speed: How many times faster the second graph is than the first, timed in alternation.
         times: Tensor -> milliseconds of the kernel that makes it; see `pastille.quantization.timing`.
+        harm: Layer -> what int8 does to it, as a scan found; None: the search measures that itself.
     """
 
     quantize: Callable[[Nodes], Any]
     passes: Callable[[Any], bool]
     speed: Callable[[Any, Any], Speedup]
     times: Callable[[Any], Mapping[str, float]]
+    harm: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +199,7 @@ def _faster(
     if state.kept == start.kept:
         return state
     whole = means.speed(start.model, state.model)
-    last = Trial(what="all of these", speedup=whole, passes=None, kept=_is_faster(whole))
+    last = Trial(what="all of these", speedup=whole, passes=None, kept=whole.faster)
     state = replace(state, trials=(*state.trials, last))
     return state if last.kept else replace(start, trials=state.trials)
 
@@ -247,15 +250,11 @@ def _halves(span: Span, gains: Sequence[float]) -> list[Span]:
 def _timed(state: _State, nodes: Nodes, means: Means, what: str) -> tuple[_State, bool]:
     candidate = means.quantize(state.kept | nodes)
     speedup = means.speed(state.model, candidate)
-    kept = _is_faster(speedup)
+    kept = speedup.faster
     trials = (*state.trials, Trial(what=what, speedup=speedup, passes=None, kept=kept))
     if not kept:
         return replace(state, trials=trials), False
     return replace(state, model=candidate, kept=state.kept | nodes, trials=trials), True
-
-
-def _is_faster(found: Speedup) -> bool:
-    return found.faster
 
 
 def _words(nodes: Nodes, model: Any) -> str:
@@ -273,17 +272,21 @@ def _accurate(
         impossible = Trial(what="everything in float", speedup=None, passes=False, kept=False)
         return replace(state, trials=(*state.trials, impossible)), {}
     int8 = [layer for layer in layers(model) if not state.kept.issuperset(layer.nodes)]
-    gains = gains_db(model, state.model, held, int8, progress=progress)
-    order = sorted(int8, key=lambda layer: -_worth(gains[layer.name], costs[layer.name]))
+    gains = gains_db(model, state.model, held, int8, progress=progress) if means.harm is None else {}
+    harm = {name: _share(gain) for name, gain in gains.items()} if means.harm is None else means.harm
+    order = sorted(int8, key=lambda layer: -_worth(harm.get(layer.name, -inf), costs[layer.name]))
     enough, chosen = _until_it_passes(state, model, order, means, progress)
     dearest = sorted(chosen, key=lambda layer: -costs[layer.name])
     return _put_back(enough, state.kept, dearest, means, progress), gains
 
 
-def _worth(gain_db: float, cost: float) -> float:
-    """Share of the error that goes, per cost: of errors of different layers the powers add up."""
-    share = 1 - float(10 ** (-gain_db / 10))
-    return share / cost if share > 0 else share * cost
+def _share(gain_db: float) -> float:
+    """Of the error, what goes with a layer's: of errors of different layers the powers add up."""
+    return 1 - float(10 ** (-gain_db / 10))
+
+
+def _worth(harm: float, cost: float) -> float:
+    return harm / cost if harm > 0 else harm * cost
 
 
 def _until_it_passes(

@@ -79,7 +79,9 @@ class Prune(Section):
         "train",
     )
     sparsity: Removed | None = Field(None, description="fraction of the channels to remove")
-    budget: Budget | None = Field(None, description="in place of sparsity")
+    budget: Budget | None = Field(
+        None, description="in place of sparsity, heads and layers; takes heads where it needs them"
+    )
     allocation: Allocation = Field(
         "uniform",
         description="the same fraction of every layer, the least important of all layers, or as the "
@@ -113,17 +115,23 @@ class Prune(Section):
         description="that the model was trained for: where finetune is not given, a quarter of them are "
         "spent on fine-tuning over all steps",
     )
-    distill: Distill | None = Field(None, description="fine-tune to answer like the unpruned model too")
+    distill: Distill | None = Field(
+        None,
+        description="fine-tune to answer like the unpruned model too, for all cases alike: "
+        "fairness: protect weighs the labels",
+    )
 
     @model_validator(mode="after")
     def _says_how_much(self) -> Prune:
         if self.sparsity is not None and self.budget is not None:
             raise ValueError("takes sparsity or budget, not both")
-        if self.layers and self.budget is not None:
-            raise ValueError("takes layers only with sparsity: a budget decides for every layer")
+        if self.budget is not None:
+            self._leaves_the_rest_to_the_budget()
         asked = (self.sparsity, self.budget, self.heads, self.blocks, self.layers or None)
         if all(share is None for share in asked):
             raise ValueError("must say how much: sparsity: 0.5, or budget: {max_latency: {p95: 5 ms}}")
+        if not any([*asked[:-1], *self.layers.values()]):
+            raise ValueError("takes layers at 0 only beside a sparsity: alone they leave all as it is")
         if self.scan is not None and self.allocation != "sensitivity":
             raise ValueError("takes scan only with allocation: sensitivity")
         if self.distill is not None and self.tuning is None:
@@ -134,6 +142,17 @@ class Prune(Section):
                 f"{self.criterion} looks at no cases"
             )
         return self
+
+    def _leaves_the_rest_to_the_budget(self) -> None:
+        if self.layers:
+            raise ValueError("takes layers only with sparsity: a budget decides for every layer")
+        if self.heads is not None:
+            raise ValueError("takes heads only with sparsity: a budget takes heads where it needs them")
+        if self.blocks is not None:
+            raise ValueError(
+                "takes blocks only with sparsity: leave them out in an entry of their own before that of "
+                "the budget, - prune: {blocks: 0.25}"
+            )
 
     @property
     def looks_at_data(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -135,6 +136,10 @@ class MixedQuantize(StaticRanges):
 
     method: Literal["mixed"]
     goal: Goal = "fastest"
+    scan: Path | None = Field(
+        None,
+        description="what `pastille scan` wrote: which layers mind int8 most, in place of measuring it here",
+    )
 
     @model_validator(mode="after")
     def _is_timed_here(self) -> MixedQuantize:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pastille.errors import RecipeError
 from pastille.recipe.pruning import SECTION_OF as PRUNING
 from pastille.recipe.pruning import Prune
-from pastille.recipe.quantizing import SECTION_OF, Quantization
+from pastille.recipe.quantizing import SECTION_OF, MixedQuantize, Quantization
 from pastille.recipe.sections import STEPS, PruneStep, QuantizeStep, Recipe, SourceData
 
 MAX_RECIPE_BYTES = 1 << 20
@@ -159,6 +159,9 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[str, Path, bool]]:
     for index, step in enumerate(recipe.plan):
         if isinstance(step, PruneStep) and isinstance(step.prune, Prune) and step.prune.scan is not None:
             yield f"plan.{index}.prune.scan", step.prune.scan, False
+        mixed = step.quantize if isinstance(step, QuantizeStep) else None
+        if isinstance(mixed, MixedQuantize) and mixed.scan is not None:
+            yield f"plan.{index}.quantize.scan", mixed.scan, False
     if isinstance(recipe.data, SourceData):
         source, _, _ = recipe.data.source.rpartition(":")
         if source.endswith(".py"):

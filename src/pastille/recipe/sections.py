@@ -362,7 +362,7 @@ class Requirements(Section):
     fairness: FairnessLimits | None = None
     calibration: CalibrationLimits | None = None
     stress: StressLimits | None = None
-    max_size: Bytes | None = None
+    max_size: Bytes | None = Field(None, description="as a bundle stores the file")
     max_latency: MaxLatency = Field(default_factory=MaxLatency)
     min_int8_share: Annotated[Share, Field(gt=0)] | None = Field(
         None, description="least share of the multiply-accumulates that the runtime executes in int8"
@@ -425,6 +425,17 @@ class Recipe(Section):
             )
         if "calibrate" in names[:-1]:
             raise ValueError("plan must calibrate once and last: whatever follows would undo it")
+        return self
+
+    @model_validator(mode="after")
+    def _zeros_are_set_last(self) -> Recipe:
+        methods = [step.prune.method for step in self.plan if isinstance(step, PruneStep)]
+        sparse = next((method for method in methods if method != "structured"), None)
+        if sparse is not None and "structured" in methods[methods.index(sparse) :]:
+            raise ValueError(
+                f"plan must prune {sparse} after structured: removing channels breaks up the zeros, and what "
+                "trains then would fill them; swap the two"
+            )
         return self
 
 

@@ -162,8 +162,8 @@ def _gains_title(run: Account, standing: Standing) -> str:
 
 
 def _gains(run: Account) -> Iterator[Gain]:
-    if run.before and run.after and run.after.size_bytes and run.before.size_bytes:
-        yield _size_gain(run.before.size_bytes, run.after.size_bytes)
+    if run.before and run.after and run.after.bytes_on_disk and run.before.bytes_on_disk:
+        yield _size_gain(run.before.bytes_on_disk, run.after.bytes_on_disk)
     if run.speedup:
         yield _speed_gain(run.speedup)
     held = run.verdict.checks if run.verdict else ()

@@ -38,7 +38,8 @@ class StageRow:
     name: str
     options: str
     precision: str
-    size: str
+    size: str  # as a bundle stores it
+    loaded: str  # where that is more
     smaller: str
     parameters: str
     macs: str
@@ -195,7 +196,8 @@ def _row(
         name=name,
         options=options,
         precision=profile.precision,
-        size=text.size(profile.size_bytes),
+        size=text.size(profile.bytes_on_disk),
+        loaded=_loaded(profile),
         smaller=_smaller(profile, before),
         parameters=text.amount(profile.parameters),
         macs=text.amount(profile.macs),
@@ -221,11 +223,14 @@ def _tone(verdict: Verdict | None) -> Tone:
 
 
 def _smaller(profile: Profile, before: Profile | None) -> str:
-    if before is None or not profile.size_bytes or not before.size_bytes:
+    if before is None or not profile.bytes_on_disk or not before.bytes_on_disk:
         return ""
-    if profile.size_bytes > before.size_bytes:
-        return f"{text.times(profile.size_bytes / before.size_bytes)} larger"
-    return f"{text.times(before.size_bytes / profile.size_bytes)} smaller"
+    now, was = profile.bytes_on_disk, before.bytes_on_disk
+    return f"{text.times(now / was)} larger" if now > was else f"{text.times(was / now)} smaller"
+
+
+def _loaded(profile: Profile) -> str:
+    return "" if profile.stored_bytes is None else f"{text.size(profile.size_bytes)} loaded"
 
 
 def _cell(name: str, metrics: Metrics, verdict: Verdict | None) -> MetricCell:
@@ -289,7 +294,7 @@ def tradeoffs(run: Account) -> tuple[Tradeoff, ...]:
         plot
         for metric in shown_metrics(run)[:_MAX_PLOTTED]
         for plot in (
-            _tradeoff(run, metric, "file size", "bytes", lambda p: float(p.size_bytes)),
+            _tradeoff(run, metric, "file size", "bytes", lambda p: float(p.bytes_on_disk)),
             _tradeoff(run, metric, "latency p50 at batch 1", "ms", _p50),
         )
     )

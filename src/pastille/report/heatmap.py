@@ -31,7 +31,7 @@ class Cell:
         rise: Of the loss.
         span: Its interval.
         metric: Drop of the metric.
-        group: The patient group that loses most, and how much; empty where there are none.
+        group: The patient group that loses most, how much and how much at least; empty where there are none.
     """
 
     heat: int
@@ -79,7 +79,8 @@ _TITLES: Final[Mapping[Technique, tuple[str, str]]] = {
     "pruning": (
         "Pruning",
         "The least important channels of one group of layers are not read, all else is as it was: the same "
-        "answers as if they had been removed. No fine-tuning follows.",
+        "answers as if they had been removed, except where a LayerNorm, a GroupNorm or a mean is taken over "
+        "them, which still counts them in. No fine-tuning follows.",
     ),
     "quantization": (
         "Quantization",
@@ -118,6 +119,8 @@ def _facts(scan: Scan) -> Iterator[tuple[str, str]]:
     yield "loss of the model as it is", text.significant(scan.baseline_loss)
     yield text.metric_name(scan.metric), text.metric(scan.metric, scan.baseline_metric)
     yield "changes tried", text.count(len(scan.effects))
+    if scan.criterion:
+        yield "least important by", text.clean(scan.criterion, 40)
     yield "cases of validation asked per change", seen
     yield "intervals", f"{text.confidence(scan.confidence)}, over cases"
     yield "took", text.duration(scan.seconds)
@@ -157,16 +160,23 @@ def _cell(effect: Effect | None, metric: str, top: float) -> Cell | None:
     return Cell(
         heat=heat(effect, top),
         rise=signed(effect.loss),
-        span=f"{signed(effect.loss_low)} to {signed(effect.loss_high)}",
+        span=_span(effect),
         metric=f"{text.drop(metric, effect.metric)}",
         group=_group(effect),
     )
 
 
+def _span(effect: Effect) -> str:
+    if effect.loss_low is None or effect.loss_high is None:
+        return "too few cases for an interval"
+    return f"{signed(effect.loss_low)} to {signed(effect.loss_high)}"
+
+
 def _group(effect: Effect) -> str:
     if effect.group is None or effect.group_loss is None:
         return ""
-    return f"{text.clean(effect.group, 60)} {signed(effect.group_loss)}"
+    least = "" if effect.group_low is None else f", at least {signed(effect.group_low)}"
+    return f"{text.clean(effect.group, 60)} {signed(effect.group_loss)}{least}"
 
 
 def heat(effect: Effect, top: float) -> int:
@@ -177,7 +187,7 @@ def heat(effect: Effect, top: float) -> int:
         >>> [heat(Effect(loss=1.0, loss_low=low, **rise), 1.0) for low in (0.5, -0.1)]
         [10, 0]
     """
-    if effect.loss_low <= 0 or effect.loss <= 0:
+    if effect.loss_low is None or effect.loss_low <= 0 or effect.loss <= 0:
         return 0
     whole = math.log(max(top, 2 * _FAINTEST) / _FAINTEST)
     share = math.log(max(effect.loss, _FAINTEST) / _FAINTEST) / whole

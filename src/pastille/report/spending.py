@@ -100,7 +100,7 @@ def _costs(before: Profile, after: Profile) -> tuple[Left, ...]:
     return (
         _left("parameters", before.parameters, after.parameters, text.amount(after.parameters)),
         _left("MACs", before.macs, after.macs, text.amount(after.macs)),
-        _left("size", before.size_bytes, after.size_bytes, text.size(after.size_bytes)),
+        _left("size", before.bytes_on_disk, after.bytes_on_disk, text.size(after.bytes_on_disk)),
         _time_left(before, after),
     )
 

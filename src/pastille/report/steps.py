@@ -20,7 +20,8 @@ class StepRow:
     """One step."""
 
     number: str
-    sparsity: str
+    removed: str  # of the parameters
+    channels: str  # likewise, of those that could be pruned
     parameters: str
     macs: str
     metric: str
@@ -36,7 +37,7 @@ class StepPoint:
 
     label: str
     kind: PointKind
-    sparsity: float
+    removed: float
     metric: float
 
 
@@ -98,7 +99,8 @@ def _row(step: PrunedStep, name: str, *, is_kept: bool) -> StepRow:
     outcome, tone = _outcome(step, is_kept=is_kept)
     return StepRow(
         number=text.count(step.number),
-        sparsity=_percent(step.sparsity),
+        removed=_percent(step.removed),
+        channels=_percent(step.sparsity or None),
         parameters=text.amount(step.parameters),
         macs=text.amount(step.macs),
         metric=text.metric(name, step.metric),
@@ -125,18 +127,19 @@ def _points(
     factor = text.scale(name)
     began = before.metrics.overall.get(name) if before else None
     if began:
-        yield StepPoint(label="before", kind="baseline", sparsity=0.0, metric=began.value * factor)
+        yield StepPoint(label="before", kind="baseline", removed=0.0, metric=began.value * factor)
     for step in found[:_MAX_ROWS]:
         if step.metric is not None and math.isfinite(step.metric):
             yield StepPoint(
                 label=f"step {step.number}",
                 kind="dropped" if step.rejected else "final" if step is kept else "kept",
-                sparsity=100 * step.sparsity,
+                removed=100 * step.removed,
                 metric=step.metric * factor,
             )
 
 
 def _words(found: Sequence[PrunedStep], kept: PrunedStep) -> str:
     rejected = sum(step.rejected for step in found)
-    said = f"step {kept.number} of {len(found)} was kept, with {_percent(kept.sparsity)} removed"
+    gone = f"{_percent(kept.removed)} of the parameters removed"
+    said = f"step {kept.number} of {found[-1].number} was kept, with {gone}"
     return f"{said}; {rejected} rejected" if rejected else said

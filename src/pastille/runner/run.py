@@ -240,7 +240,8 @@ def _stage(
     folder = journal.fresh_folder(f"stages/{index:02d}-{stage.name}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.recipe.seed)
-        given = replace(before.artifact, baseline=baseline.artifact.file)
+        sparse = any(_is_sparse(earlier) for earlier in task.recipe.plan[: index - 1])
+        given = replace(before.artifact, baseline=baseline.artifact.file, sparse=sparse)
         result = run_stage(stage, given, task, folder, progress)
     file, details = result.quantized, result.details
     if file is None:
@@ -273,6 +274,10 @@ def _stage(
     progress.note(f"{stage.name}: {said.reason}")
     progress.note(f"{stage.name}: {consequence}")
     return candidate, said.status, kept
+
+
+def _is_sparse(step: PlanStep) -> bool:
+    return isinstance(step, PruneStep) and isinstance(step.prune, SparsePrune)
 
 
 def judge(candidate: Candidate, baseline: Candidate, task: Task, journal: Journal) -> Verdict:

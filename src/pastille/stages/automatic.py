@@ -25,6 +25,7 @@ from pastille.recipe import (
 )
 from pastille.record import StageDetails, Tried
 from pastille.runtime import kernels
+from pastille.runtime.packed import stored_size
 from pastille.stages.calibration import require_calibration
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.convert import ConvertStage
@@ -114,7 +115,7 @@ def _unchanged(artifact: Artifact, seen: Looking) -> _Made:
     problem = _unmet(artifact.file, None, seen.task)
     tried = Tried(
         name=artifact.precision,
-        size_bytes=artifact.file.stat().st_size,
+        size_bytes=stored_size(artifact.file),
         speedup=None,
         spent=seen.start.spent,
         passes=not problem,
@@ -169,7 +170,7 @@ def _measured(
         problem = _unmet(result.quantized, speedup, seen.task) or _unsteady(result.quantized, seen.task)
         tried = Tried(
             name=name,
-            size_bytes=result.quantized.stat().st_size,
+            size_bytes=stored_size(result.quantized),
             speedup=speedup,
             spent=look.spent,
             passes=seen.passes(look) and not problem,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pastille.errors import IntegrityError, PreconditionError
-from pastille.files import read_bounded, write_atomic
+from pastille.errors import PreconditionError
 from pastille.progress import Progress
-from pastille.pruning.allocation import removals
+from pastille.pruning.allocation import removals, unit_of
 from pastille.pruning.budgeted import (
     Limit,
     OutOfReach,
@@ -25,26 +23,34 @@ from pastille.pruning.budgeted import (
     with_narrow,
 )
 from pastille.pruning.cost import Costs, costs
-from pastille.pruning.latency import LatencyTable, Sighting, designs, fits, latency_table, layer_tensors
 from pastille.pruning.removal import remove
 from pastille.pruning.units import ChannelGroup
 from pastille.recipe import Quantize, StaticRanges
 from pastille.recipe.pruning import Budget
-from pastille.stages.closing import MACS, SIZE, WITHIN, Prediction, Trial, best, closed, said, words
+from pastille.stages.closing import (
+    LATENCY,
+    MACS,
+    SIZE,
+    WITHIN,
+    Prediction,
+    Trial,
+    best,
+    closed,
+    percentile,
+    said,
+    words,
+)
+from pastille.stages.table import table_for
 from pastille.stages.trials import Cutter, Means, means_here
 from pastille.task import Task, example_batch
-from pastille.values import from_json, to_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_LATENCY: Final = "max_latency."
 # What is aimed at, as a share of a limit: what is predicted exactly needs no room.
 _AIM: Final = {MACS: 1.0, SIZE: 0.995}
 _AIM_LATENCY: Final = 1 - WITHIN / 2
-_TURNS: Final = 3
 _BYTES: Final = {"fp32": 4, "int8": 1}
-_MAX_TABLE_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +131,16 @@ def widths_for_budget(
         )
     made = _scratch(folder)
     ranges = (quantize or Quantize()) if budget.precision == "int8" else None
-    means = means_here(task, free, scores, cutter, baseline=baseline, folder=made, quantize=ranges)
+    means = means_here(
+        task,
+        free,
+        scores,
+        cutter,
+        baseline=baseline,
+        folder=made,
+        quantize=ranges,
+        percentiles=[q for q, _ in budget.max_latency.limits()],
+    )
     lost = {group.name: _lost(group, scores[group.name], harm, comparable=comparable) for group in free}
     try:
         return planned(
@@ -155,10 +170,14 @@ class Steps:
     usual: int
     least: int = 1
 
+    @property
+    def quarter(self) -> int:
+        """What is tried where the usual steps are too coarse to come near a budget."""
+        return max(self.least, self.usual // 4 // self.least * self.least)
+
 
 def _steps(group: ChannelGroup, multiple: int) -> Steps:
-    usual = math.lcm(1 if group.kind == "heads" else multiple, group.parts)
-    return Steps(usual=usual, least=group.parts)
+    return Steps(usual=unit_of(group, multiple, group.num_channels), least=group.parts)
 
 
 def _lost(
@@ -198,13 +217,9 @@ def asked(budget: Budget) -> dict[str, float]:
         >>> asked(Budget.model_validate({"max_latency": {"p95": "5 ms"}, "max_macs": "3 M"}))
         {'max_latency.p95': 5.0, 'max_macs': 3000000.0}
     """
-    limits = {f"{_LATENCY}p{q * 100:g}": limit for q, limit in budget.max_latency.limits()}
+    limits = {f"{LATENCY}p{q * 100:g}": limit for q, limit in budget.max_latency.limits()}
     sizes = {SIZE: budget.max_size, MACS: budget.max_macs}
     return limits | {name: limit for name, limit in sizes.items() if limit is not None}
-
-
-def _percentile(name: str) -> float:
-    return float(name.removeprefix(f"{_LATENCY}p")) / 100
 
 
 def planned(
@@ -229,92 +244,70 @@ def planned(
         table: Where the latency table is kept.
     """
     limits = asked(budget)
+    begun = _begun(cost, limits, means)
+    if begun.nearness(limits) <= 1:
+        return _plan([begun], limits, ())
     notes: list[str] = []
     known: Prediction | None = None
     usual = np.array([steps[name].usual for name in cost.groups])
-    if any(name.startswith(_LATENCY) for name in limits):
-        found = _table(cost, budget.precision, means, usual, table, progress)
+    if any(name.startswith(LATENCY) for name in limits):
+        found = table_for(cost, budget.precision, means, usual, table, progress)
         known = partial(found.milliseconds, cost)
         notes.append(
             f"latency table: {len(found.layers)} layers, from {found.files} networks of several widths; its "
             f"largest error for one of them is {found.error:.0%}"
         )
-    predict = _predictions(cost, budget, limits, known, means)
+    predict = _predictions(cost, budget, limits, known, begun)
     choose = partial(_chosen, cost, lost, predict, steps, limits)
     measure = partial(_measured, limits, means)
-    full = cost.widths[None]  # of latencies, predictions are relative to what the whole network takes
-    whole = {name: float(predict[name](full)[0]) for name in limits if name.startswith(_LATENCY)}
+    # Of latencies, predictions are relative to what the whole network takes.
+    whole = {name: found for name, found in begun.measured.items() if name.startswith(LATENCY)}
     trials = closed(cost, choose, predict, measure, limits, progress, whole=whole)
+    before = begun.kept
+    notes += [words(n, trial, limits, before) for n, trial in enumerate(trials, start=1)]
+    notes += _finer(best(trials, limits).kept, before, steps)
+    return _plan(trials, limits, notes)
+
+
+def _begun(cost: Costs, limits: Mapping[str, float], means: Means) -> Trial:
+    """The network before anything is removed, as a trial: what it costs needs no prediction."""
+    kept = cost.named(cost.widths)
+    measured = _measured(limits, means, kept)
+    return Trial(kept=kept, predicted=measured, measured=measured)
+
+
+def _plan(trials: Sequence[Trial], limits: Mapping[str, float], notes: Sequence[str]) -> BudgetPlan:
     nearest = best(trials, limits)
     within = nearest.nearness(limits) <= 1
-    before = cost.named(cost.widths)
-    notes += [words(n, trial, limits, before) for n, trial in enumerate(trials, start=1)]
-    if not within:
-        notes.append(f"the budget was not reached in {len(trials)} rounds; the nearest is kept")
+    missed = f"the budget was not reached in {len(trials)} rounds; the nearest is kept"
     return BudgetPlan(
         kept=nearest.kept,
         predicted=nearest.predicted,
         measured=nearest.measured,
         limits=limits,
         within=within,
-        rounds=trials,
-        notes=tuple(notes),
+        rounds=tuple(trials),
+        notes=(*notes, *([] if within else [missed])),
     )
 
 
-def _table(
-    cost: Costs, precision: str, means: Means, multiple: np.ndarray, kept_at: Path | None, progress: Progress
-) -> LatencyTable:
-    """Measured, or as it was kept if it is of this network and this machine."""
-    known = _read(kept_at)
-    if known is not None and fits(known, cost, means.conditions, precision):
-        return known
-    seen = _sightings(cost, designs(cost.widths, multiple=multiple), means, progress)
-    found = latency_table(cost, seen, conditions=means.conditions, precision=precision)
-    if kept_at is not None:
-        write_atomic(kept_at, to_json(found))
-    return found
-
-
-def _sightings(cost: Costs, widths: Sequence[np.ndarray], means: Means, progress: Progress) -> list[Sighting]:
-    """Networks of several widths, timed in turns: what slows the machine for a while slows all of them."""
-    made = progress.track(widths, what="making networks of several widths")
-    files = [means.make(cost.named(kept)) for kept in made]
-    turns = [
-        [means.times(file) for file in files]
-        for _ in progress.track(range(_TURNS), what="timing their kernels")
-    ]
-    return [
-        Sighting(kept=kept, times_ms=_quickest(times), tensors=layer_tensors(file, cost))
-        for kept, file, times in zip(widths, files, zip(*turns, strict=True), strict=True)
-    ]
-
-
-def _quickest(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {tensor: min(times.get(tensor, 0.0) for times in turns) for tensor in turns[0]}
-
-
-def _read(path: Path | None) -> LatencyTable | None:
-    """A table that was kept; one that cannot be read is measured anew."""
-    if path is None or not path.exists():
-        return None
-    try:
-        return from_json(LatencyTable, read_bounded(path, _MAX_TABLE_BYTES, what="latency table"))
-    except (ValueError, IntegrityError):
-        return None
+def _finer(kept: Mapping[str, int], before: Mapping[str, int], steps: Mapping[str, Steps]) -> list[str]:
+    """That widths are no multiples of what was asked, in a sentence."""
+    odd = [name for name, width in kept.items() if width % steps[name].usual and width != before[name]]
+    nearer = "are given up to come nearer to the budget"
+    return [f"multiples of round_to {nearer}, in {len(odd)} of {len(kept)} groups"] if odd else []
 
 
 def _predictions(
-    cost: Costs, budget: Budget, limits: Mapping[str, float], known: Prediction | None, means: Means
+    cost: Costs, budget: Budget, limits: Mapping[str, float], known: Prediction | None, begun: Trial
 ) -> dict[str, Prediction]:
     """Limit -> what networks are thought to cost, before anything was learned from trials."""
     full = cost.widths[None]
-    times = sorted(name for name in limits if name.startswith(_LATENCY))
+    times = sorted(name for name in limits if name.startswith(LATENCY))
     found: dict[str, Prediction] = {}
     if known is not None:
-        begun = means.latency(means.make(cost.named(cost.widths)), [_percentile(name) for name in times])
         for name in times:
-            unit = begun[_percentile(name)] / float(known(full)[0])
+            unit = begun.measured[name] / float(known(full)[0])
             found[name] = partial(_scaled, known, unit)
     found[MACS] = cost.macs
     found[SIZE] = partial(_scaled, cost.numbers, _BYTES[budget.precision])
@@ -328,7 +321,7 @@ def _scaled(function: Prediction, factor: float, kept: np.ndarray) -> np.ndarray
 def _measured(limits: Mapping[str, float], means: Means, kept: Mapping[str, int]) -> dict[str, float]:
     """Limit -> what the file of some widths costs."""
     file = means.make(kept)
-    times = {name: _percentile(name) for name in limits if name.startswith(_LATENCY)}
+    times = {name: percentile(name) for name in limits if name.startswith(LATENCY)}
     found = means.latency(file, list(times.values())) if times else {}
     measured = {name: found[q] for name, q in times.items()}
     if SIZE in limits:
@@ -345,16 +338,18 @@ def _chosen(
     steps: Mapping[str, Steps],
     limits: Mapping[str, float],
     factors: Mapping[str, float],
+    fine: bool,
 ) -> np.ndarray:
-    """Widths that are predicted to keep to the limits, ``(G,)``.
+    """Widths that are predicted to keep to the limits, ``(G,)``; in quarters of the usual steps if fine.
 
     Raises:
         PreconditionError: Not even one unit per group does.
     """
     curves = [lost[name] for name in cost.groups]
     of = [steps[name] for name in cost.groups]
-    wide = [widths_of(int(w), step.usual) for w, step in zip(cost.widths, of, strict=True)]
-    narrow = [with_narrow(w, step.usual, least=step.least) for w, step in zip(wide, of, strict=True)]
+    each = [step.quarter if fine else step.usual for step in of]
+    wide = [widths_of(int(w), step) for w, step in zip(cost.widths, each, strict=True)]
+    narrow = [with_narrow(w, step, least=s.least) for w, step, s in zip(wide, each, of, strict=True)]
     narrowest = np.array([w[-1] for w in narrow])
     # First in whole multiples and with room for what is not predicted, then whatever is possible.
     attempts = [(wide, True), (narrow, True), (narrow, False)]

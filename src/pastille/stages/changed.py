@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pastille.pruning.allocation import unrounded
 from pastille.pruning.heads import head_groups
 from pastille.pruning.removal import layer_widths
 from pastille.pruning.replacements import Skip
@@ -30,16 +31,22 @@ def changes(before: nn.Module, after: nn.Module, ready: Prepared, task: Task) ->
     blocks = [name for name in _skipped(after) if name not in _skipped(before)]
     heads = _heads(ready.groups, after, ready, task)
     told = {name for g in ready.groups if g.name in {h.module for h in heads} for name in g.outputs}
-    widths = layer_widths(after)
+    widths, notes = layer_widths(after), _notes(ready)
     return (
         *(WidthChange(module=name, before=1, after=0, kind="blocks") for name in blocks),
         *heads,
         *(
-            WidthChange(module=name, before=width, after=widths[name])
+            WidthChange(module=name, before=width, after=widths[name], note=notes.get(name, ""))
             for name, width in layer_widths(before).items()
             if name in widths and widths[name] != width and name not in told
         ),
     )
+
+
+def _notes(ready: Prepared) -> dict[str, str]:
+    """Layers whose widths can not be rounded as asked, and why."""
+    why = {group: unrounded(group, ready.work.round_to, ready.work.original) for group in ready.groups}
+    return {name: reason for group, reason in why.items() if reason for name in group.outputs}
 
 
 def _skipped(model: nn.Module) -> list[str]:

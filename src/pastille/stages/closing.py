@@ -16,8 +16,11 @@ ROUNDS: Final = 6
 WITHIN: Final = 0.05  # of the budget, from below
 SIZE: Final = "max_size"
 MACS: Final = "max_macs"
+LATENCY: Final = "max_latency."
 
 Prediction = Callable[[np.ndarray], np.ndarray]  # widths (B, G) -> cost (B,)
+# Limit -> how many times its prediction is too low, and whether in finer widths than usual; to widths (G,).
+Choose = Callable[[Mapping[str, float], bool], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class Trial:
 
 def closed(
     cost: Costs,
-    choose: Callable[[Mapping[str, float]], np.ndarray],
+    choose: Choose,
     predict: Mapping[str, Prediction],
     measure: Callable[[Mapping[str, int]], Mapping[str, float]],
     limits: Mapping[str, float],
@@ -53,7 +56,8 @@ def closed(
 
     Args:
         cost: Of the network before anything is removed.
-        choose: Limit -> how many times its prediction is too low, to widths ``(G,)``.
+        choose: Finds widths; those that are finer than usual are asked for where no others are left to try,
+            and in the last round.
         predict: Limit -> what networks are thought to cost.
         measure: Units of each group -> what the file costs, by limit.
         limits: As asked.
@@ -68,11 +72,11 @@ def closed(
     seen = {name: [(whole[name], whole[name])] if name in whole else [] for name in limits}
     before = cost.named(cost.widths)
     for number in progress.track(range(1, ROUNDS + 1), what="pruning to the budget"):
-        kept = choose(factors)
+        kept = _untried(choose, factors, trials, cost, last=number == ROUNDS)
+        if kept is None:
+            break
         raw = {name: float(predict[name](kept[None])[0]) for name in limits}
         predicted = {name: raw[name] * factors[name] for name in limits}
-        if any(trial.kept == cost.named(kept) for trial in trials):
-            break  # nothing that is tried again would be another
         trial = Trial(kept=cost.named(kept), predicted=predicted, measured=measure(cost.named(kept)))
         trials.append(trial)
         progress.note(words(number, trial, limits, before))
@@ -83,6 +87,17 @@ def closed(
             seen[name].append((raw[name], trial.measured[name]))
         factors = {name: corrected(seen[name], limit) for name, limit in limits.items()}
     return tuple(trials)
+
+
+def _untried(
+    choose: Choose, factors: Mapping[str, float], trials: Sequence[Trial], cost: Costs, *, last: bool
+) -> np.ndarray | None:
+    """Widths that no earlier round had; None where there are none: the same again would be no other."""
+    for fine in [True] if last else [False, True]:
+        kept = choose(factors, fine)
+        if not any(trial.kept == cost.named(kept) for trial in trials):
+            return kept
+    return None
 
 
 def corrected(seen: Sequence[tuple[float, float]], limit: float) -> float:
@@ -135,6 +150,16 @@ def _each(trial: Trial, limits: Mapping[str, float]) -> Iterator[str]:
     for name, limit in limits.items():
         found, thought = said(name, trial.measured[name]), said(name, trial.predicted[name])
         yield f"{name} {found} measured, {thought} predicted, {said(name, limit)} asked"
+
+
+def percentile(name: str) -> float:
+    """The percentile that a limit is about, in (0, 1).
+
+    Example:
+        >>> percentile("max_latency.p95")
+        0.95
+    """
+    return float(name.removeprefix(f"{LATENCY}p")) / 100
 
 
 def said(name: str, value: float) -> str:

@@ -35,12 +35,14 @@ class Artifact:
         file: What was exported, or made from that.
         precision: Of the file.
         baseline: The file of the model as it was brought, which gates compare with; None: ``file`` is it.
+        sparse: Whether an earlier stage set weights to zero on purpose: what trains on must keep them so.
     """
 
     module: nn.Module
     file: Path
     precision: ModelPrecision = "fp32"
     baseline: Path | None = None
+    sparse: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,12 +36,17 @@ class Look:
     Attributes:
         outputs: What it answers to validation, ``(N, ...)``.
         spent: The largest share of any limit that is lost; at least 0.
-        rejected: Whether a limit is shown to be broken.
+        broken: The limit that is shown to be broken, in a sentence; "" where none is.
     """
 
     outputs: np.ndarray = field(repr=False)
     spent: float
-    rejected: bool
+    broken: str
+
+    @property
+    def rejected(self) -> bool:
+        """Whether a limit is shown to be broken."""
+        return bool(self.broken)
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -120,7 +125,7 @@ def stage_bar(recipe: Recipe) -> Bar:
 def _look(found: np.ndarray, before: np.ndarray, bar: Bar, task: Task) -> Look:
     cases = task.cases["validation"]
     checks = judge_answers(before, found, cases=cases, bar=bar, thorough=False).checks
-    return Look(outputs=found, spent=_spent(checks), rejected=_is_rejected(checks))
+    return Look(outputs=found, spent=_spent(checks), broken=_broken(checks))
 
 
 def answers_of(file: Path, task: Task, progress: Progress = SILENT) -> np.ndarray:
@@ -148,5 +153,5 @@ def _share(drop: float, limit: float) -> float:
     return math.inf if drop > 0 else 0.0
 
 
-def _is_rejected(checks: Iterable[Check]) -> bool:
-    return any(check.status is Status.REJECTED for check in checks)
+def _broken(checks: Iterable[Check]) -> str:
+    return next((check.reason for check in checks if check.status is Status.REJECTED), "")

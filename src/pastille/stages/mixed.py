@@ -11,7 +11,7 @@ import onnx
 
 from pastille.data.split import batches
 from pastille.progress import Progress
-from pastille.quantization.layers import kept_float
+from pastille.quantization.layers import by_layer, kept_float
 from pastille.quantization.mixed import LayerChoice, Means, Mixed, search_mixed
 from pastille.quantization.post_training import write_graph
 from pastille.quantization.ranges import estimated, observer
@@ -25,6 +25,7 @@ from pastille.stages.calibration import Sample, others, require_calibration, sam
 from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.looking import Looking, looking
 from pastille.stages.quantize import MODEL, clipped, left_alone, operators_of, require_int8
+from pastille.stages.scan_file import read_scan
 from pastille.task import Task
 from pastille.values import Speedup
 
@@ -39,9 +40,15 @@ _PATIENCE = 100.0  # times that: for all trials together
 @final
 @dataclass(frozen=True, kw_only=True)
 class MixedStage:
-    """Choose the precision of each layer by its measured sensitivity and latency."""
+    """Choose the precision of each layer by its measured sensitivity and latency.
+
+    Attributes:
+        settings: As asked in the recipe.
+        base: The recipe's folder, which ``scan`` is relative to.
+    """
 
     settings: MixedQuantize
+    base: Path = Path()
     name: str = field(default="quantize", init=False)
 
     @property
@@ -50,8 +57,9 @@ class MixedStage:
         return self.settings.model_dump(mode="json")
 
     def requires(self, artifact: Artifact, task: Task) -> None:
-        """Layers that are there, and enough samples to calibrate on."""
+        """Layers that are there, enough samples to calibrate on, and a scan of this model."""
         require_calibration(artifact.module, task, self.settings)
+        self._scanned(task)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Search, then write the chosen assignment."""
@@ -60,6 +68,7 @@ class MixedStage:
         graph = prepared(onnx.load(artifact.file, load_external_data=False))
         model = float_side(graph, drawn, choice)
         asked = kept_float(model, settings.keep_float)
+        harm = None if settings.scan is None else by_layer(model, self._scanned(task), what="quantize.scan")
         ranges = estimated(observer(model), drawn, choice.calibration, q=choice.percentile)
         seen = looking(artifact, task, progress)
 
@@ -69,7 +78,7 @@ class MixedStage:
         found = search_mixed(
             model,
             _held(drawn),
-            _means(quantize, seen, folder),
+            replace(_means(quantize, seen, folder), harm=harm),
             goal=settings.goal,
             asked=asked,
             budget_s=_PATIENCE * task.recipe.measure.seconds * _PAIRS,
@@ -84,11 +93,18 @@ class MixedStage:
             return left_alone(artifact, target, (f"{why}, so the float file stays", *_words(found)))
         details = StageDetails(
             calibration_samples=len(drawn.rows),
-            left_whole={layer.name: _why(layer) for layer in found.layers if layer.precision == "float"},
-            notes=(*_words(found), *clipped(graph, drawn, choice, target)),
+            left_whole={x.name: _why(x, harm or {}) for x in found.layers if x.precision == "float"},
+            notes=(*_words(found), *_unknown(found, harm), *clipped(graph, drawn, choice, target)),
             **operators,
         )
         return StageResult(module=artifact.module, quantized=target, precision="int8", details=details)
+
+    def _scanned(self, task: Task) -> dict[str, float]:
+        """Module -> what it costs to have it in as many bits as the scan tried at most."""
+        if self.settings.scan is None:
+            return {}
+        found = read_scan(self.base / self.settings.scan, task.model, "quantization")
+        return {name: levels[-1][1] for name, levels in found.harm("quantization").items()}
 
     def ensures(self, before: Artifact, result: StageResult) -> None:
         """A file in which something runs in int8, or the float one as it was."""
@@ -127,14 +143,23 @@ def _means(quantize: Any, seen: Looking, folder: Path) -> Means:
     return Means(quantize=quantize, passes=passes, speed=speed, times=times)
 
 
-def _why(layer: LayerChoice) -> str:
+def _why(layer: LayerChoice, harm: Mapping[str, float]) -> str:
     """Why a layer stays float, with what was measured of it."""
     seen = []
     if layer.speed_ratio is not None:
         seen.append(f"its kernels take {layer.speed_ratio:.2f} times as long in float")
     if layer.sqnr_gain_db is not None:
         seen.append(f"alone in float it brings {layer.sqnr_gain_db:.1f} dB")
+    if layer.name in harm:
+        seen.append(f"the scan found that it alone in int8 changes the loss by {harm[layer.name]:+.2g}")
     return f"{layer.reason} ({', '.join(seen)})" if seen else layer.reason
+
+
+def _unknown(found: Mixed, harm: Mapping[str, float] | None) -> Iterator[str]:
+    """Layers that a scan says nothing of, in a sentence."""
+    names = [layer.name for layer in found.layers if harm is not None and layer.name not in harm]
+    if names:
+        yield f"the scan knows nothing of {len(names)} layers, which go to float last: {', '.join(names[:3])}"
 
 
 def _words(found: Mixed) -> Iterator[str]:

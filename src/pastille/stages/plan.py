@@ -26,6 +26,7 @@ from pastille.stages.quantizing import quantize_stage
 from pastille.stages.sparse import keeping_zeros
 from pastille.stages.tuning import augmentation, curve_of, require_trainable, tuned
 from pastille.task import Task
+from pastille.train import PLAIN
 
 
 def stage_for(step: PlanStep, base: Path) -> Stage:
@@ -67,7 +68,7 @@ class FinetuneStage:
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Train; the best epoch on validation stays."""
-        extras = keeping_zeros(artifact.module)  # of a sparse stage before it
+        extras = keeping_zeros(artifact.module) if artifact.sparse else PLAIN
         fitted = tuned(
             artifact.module, task, self.settings, self.base, progress, "fine-tuning", extras=extras
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,7 +18,7 @@ from pastille.recipe import Prune, QuantizeStep, StaticRanges
 from pastille.stages.budget import BudgetPlan, widths_for_budget
 from pastille.stages.contract import Artifact
 from pastille.stages.looking import conditions_of
-from pastille.stages.removing import Goal, Harm, Work, count_blocks, goals, scored
+from pastille.stages.removing import Goal, Work, count_blocks, goals, scored
 from pastille.stages.scan_file import read_scan
 from pastille.stages.scanning import scan_pruning
 from pastille.stages.widths import Precision, fast_widths
@@ -26,7 +26,8 @@ from pastille.task import Task, example_batch
 from pastille.values import from_json, to_json
 from pastille.values.scanned import Scan
 
-_BUDGET, _TABLE, _WIDTHS, _SCAN = "budget.json", "latencies.json", "widths.json", "scan.json"
+_BUDGET, _TABLE, _WIDTHS = "budget.json", "latencies.json", "widths.json"
+_SCAN, _JOURNAL = "scan.json", "scan.journal"
 _MAX_BYTES: Final = 16 << 20
 _INT8: Final = frozenset({"ptq", "qat", "mixed", "auto", "dynamic"})
 
@@ -68,45 +69,63 @@ def prepared(
     """
     groups = survey(artifact.module, example_batch(task.splits.train.inputs), protect=settings.protect)
     original = {group.name: group.num_channels for group in groups}
-    harm = _harm(settings, base, artifact, task, groups, folder, progress)
     multiple, notes = _multiple(settings, task, folder, progress)
     work = Work(
         settings=settings,
         task=task,
         original=original,
         round_to=multiple,
-        harm=harm,
         blocks=count_blocks(artifact.module, settings, task),
     )
+    scan = _scan(work, base, artifact, folder, progress)
+    work = replace(work, harm=None if scan is None else scan.harm("pruning"))
     plan = None if settings.budget is None else _budget(work, artifact, folder, progress)
     widths = None if plan is None else plan.kept
     return Prepared(
         work=work,
         goals=goals(settings, original=original, widths=widths),
         groups=groups,
-        notes=(*notes, *(() if plan is None else plan.notes)),
+        notes=(*notes, *_other_criterion(scan, settings), *(() if plan is None else plan.notes)),
     )
 
 
-def _harm(
-    settings: Prune,
-    base: Path,
-    artifact: Artifact,
-    task: Task,
-    groups: Sequence[ChannelGroup],
-    folder: Path,
-    progress: Progress,
-) -> Harm | None:
-    """What a scan found: the one that the recipe names, or one made now."""
+def _scan(work: Work, base: Path, artifact: Artifact, folder: Path, progress: Progress) -> Scan | None:
+    """What each layer minds: the scan that the recipe names, or one made now, by the recipe's criterion."""
+    settings, task = work.settings, work.task
     if settings.allocation != "sensitivity":
         return None
     if settings.scan is not None:
-        return read_scan(base / settings.scan, task.model).harm("pruning")
+        return read_scan(base / settings.scan, task.model, "pruning")
     known = _read(Scan, folder / _SCAN)
     if known is None:
-        known = scan_pruning(artifact.module, task, groups, progress=progress)
+        found = scored(artifact.module, _everything(settings), work, progress)
+        known = scan_pruning(
+            artifact.module,
+            task,
+            found.groups,
+            found.scores,
+            criterion=settings.criterion,
+            journal=folder / _JOURNAL,
+            progress=progress,
+        )
         _write(known, folder / _SCAN)
-    return known.harm("pruning")
+        (folder / _JOURNAL).unlink(missing_ok=True)
+    return known
+
+
+def _other_criterion(scan: Scan | None, settings: Prune) -> tuple[str, ...]:
+    """A word if a scan tried other channels than will go."""
+    if scan is None or scan.criterion in ("", settings.criterion):
+        return ()
+    return (
+        f"{settings.scan} measured the removal of the channels that matter least by {scan.criterion}, but "
+        f"{settings.criterion} chooses those that go: how layers share the sparsity rests on the former",
+    )
+
+
+def _everything(settings: Prune) -> Goal:
+    """All that a plan may narrow: heads where they are asked for, or a budget takes what it can."""
+    return Goal(sparsity=0.0, layers={}, heads=0.0 if settings.budget is not None else settings.heads)
 
 
 def _multiple(settings: Prune, task: Task, folder: Path, progress: Progress) -> tuple[int, tuple[str, ...]]:
@@ -137,8 +156,7 @@ def _budget(work: Work, artifact: Artifact, folder: Path, progress: Progress) ->
         return known
     settings, budget = work.settings, work.settings.budget
     assert budget is not None
-    everything = Goal(sparsity=0.0, layers={}, heads=0.0)
-    found = scored(artifact.module, everything, work, progress)
+    found = scored(artifact.module, _everything(settings), work, progress)
     folder.mkdir(parents=True, exist_ok=True)
     plan = widths_for_budget(
         artifact.module,

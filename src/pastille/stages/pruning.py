@@ -10,13 +10,14 @@ from typing import Any, Final, final
 
 from pastille.errors import PreconditionError, StageError
 from pastille.progress import Progress
-from pastille.pruning.structured import NothingToRemove
+from pastille.pruning.naming import check_names
+from pastille.pruning.structured import nothing_removed
 from pastille.recipe import Prune, Pruning, SparsePrune
 from pastille.record import PrunedStep, StageDetails
 from pastille.stages.changed import changes, still_whole
 from pastille.stages.contract import STEPS, Artifact, Stage, StageResult
+from pastille.stages.preparing import Prepared
 from pastille.stages.pruning_tuning import members_of
-from pastille.stages.removing import check_names, nothing_removed
 from pastille.stages.scan_file import read_scan
 from pastille.stages.sparse import SparseStage
 from pastille.stages.tuning import augmentation, require_trainable
@@ -66,7 +67,8 @@ class PruneStage:
             raise PreconditionError(
                 "prune: the model has no convolution or linear layer to prune; leave prune out of the plan"
             )
-        check_names(artifact.module, settings)
+        check_names(artifact.module, "protect", settings.protect)
+        check_names(artifact.module, "layers", settings.layers)
         problem = loss_problem(task.recipe.task)
         if problem and settings.criterion in ("taylor", "fisher"):
             raise PreconditionError(
@@ -83,14 +85,14 @@ class PruneStage:
         if settings.fairness == "protect":
             members_of(task, "train"), members_of(task, "validation")
         if settings.scan is not None:
-            read_scan(self.base / settings.scan, task.model)
+            read_scan(self.base / settings.scan, task.model, "pruning")
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
         """Prune and fine-tune, step by step; what an earlier process finished is taken up."""
         way = way_of(self.settings, self.base, artifact, task, folder / STEPS, progress)
         reached, rejected = walked(way)
         if not reached.steps:
-            raise NothingToRemove(nothing_removed(way.ready.work, way.ready.goals[-1], reached.whole))
+            raise nothing_removed(reached.whole, _asked(way.ready))
         notes = [
             *way.ready.notes,
             *_steep(self.settings),
@@ -110,7 +112,7 @@ class PruneStage:
         return StageResult(module=reached.module, details=details)
 
     def ensures(self, before: Artifact, result: StageResult) -> None:
-        """Fewer parameters, and each new width a multiple of ``round_to``."""
+        """Fewer parameters, and each new width a multiple of ``round_to``, or noted as none."""
         if parameters(result.module) >= parameters(before.module):
             raise StageError("stage 'prune' must remove parameters, but removed none")
         settings = self.settings
@@ -120,10 +122,19 @@ class PruneStage:
             or settings.budget is not None
         ):
             return  # heads are not rounded, and a budget takes other widths as a last resort
-        narrowed = [c for c in result.details.widths if c.kind == "channels"]
+        narrowed = [c for c in result.details.widths if c.kind == "channels" and not c.note]
         odd = [c.module for c in narrowed if c.after % settings.round_to]
         if odd:
             raise StageError(f"stage 'prune' must keep multiples of {settings.round_to}: {odd}")
+
+
+def _asked(ready: Prepared) -> str:
+    """What the last step was to reach, in words."""
+    goal = ready.goals[-1]
+    shares = {"sparsity": goal.sparsity, "heads": goal.heads, "blocks": goal.blocks}
+    words = [f"{name} {share:g}" for name, share in shares.items() if share is not None]
+    words = words if goal.widths is None else ["these widths"]
+    return f"{' and '.join(words or ['sparsity 0'])} and round_to {ready.work.round_to}"
 
 
 def _steep(settings: Prune) -> list[str]:

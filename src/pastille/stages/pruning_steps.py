@@ -57,6 +57,7 @@ def looked_at(step: PrunedStep, module: nn.Module, looking: Looking, folder: Pat
         macs=_macs(folder / MODEL),
         spent=look.spent,
         rejected=look.rejected,
+        note=look.broken,
     )
 
 

@@ -97,6 +97,7 @@ class QatStage:
             distill=None if settings.distill is None else (settings.distill, module),
             augment=self._augment(),
             progress=progress,
+            keep_zeros=artifact.sparse,
         )
         batch = example_batch(task.splits.train.inputs, _PARITY_CASES)
         if not trained.curve.best_epoch and not _permits_untrained(task):

@@ -88,6 +88,7 @@ def train_in_int8(
     distill: tuple[Distill, nn.Module] | None,
     augment: Augment | None,
     progress: Progress,
+    keep_zeros: bool = False,
 ) -> Trained:
     """Train a copy of a simulated int8 file, and keep the epoch that is best on validation.
 
@@ -102,6 +103,7 @@ def train_in_int8(
         distill: The float model to answer like, and how much; None for the labels alone.
         augment: As in `pastille.train.fit`.
         progress: Shown epoch by epoch.
+        keep_zeros: Whether weights that are exactly zero stay so.
 
     Raises:
         PreconditionError: The model cannot be trained, or the augmentation failed.
@@ -109,7 +111,7 @@ def train_in_int8(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = settings.model_copy(update={"learning_rate": settings.learning_rate / _SLOWER})
     model = copy.deepcopy(simulated).to(device)
-    lesson = _lesson(model, settings, task, distill, augment, device)
+    lesson = _lesson(model, settings, task, distill, augment, device, keep_zeros)
     measure_ranges(model, (batch for batch, _ in lesson.sample()))
     start, blind = lesson.standing(model), lesson.standing(_blind(model, lesson))
     best, best_epoch, best_state, stopped = start.score, 0, copy.deepcopy(model.state_dict()), ""
@@ -162,6 +164,7 @@ def _lesson(
     distill: tuple[Distill, nn.Module] | None,
     augment: Augment | None,
     device: str,
+    keep_zeros: bool,
 ) -> _Lesson:
     split, cases, seed, size = task.splits.train, task.cases["train"], task.recipe.seed, settings.batch_size
     read, balanced = reader(split), settings.class_weights == "balanced"
@@ -187,7 +190,7 @@ def _lesson(
         batches=batches,
         sample=sample,
         loss=loss,
-        step=_stepper(model, settings, loss, of_epoch=of_epoch),
+        step=_stepper(model, settings, loss, of_epoch=of_epoch, keep_zeros=keep_zeros),
         score=scorer(task.splits.validation, choice, device),
     )
 
@@ -236,11 +239,11 @@ def _on(batch: Batch, device: str) -> Batch:
 
 
 def _stepper(
-    model: Simulation, settings: Train, loss_of: BatchLoss, *, of_epoch: int
+    model: Simulation, settings: Train, loss_of: BatchLoss, *, of_epoch: int, keep_zeros: bool
 ) -> Callable[[Batch, Tensor], float]:
     """A function that takes one optimization step and gives the loss before it."""
     optimizer, schedule = optimizer_for(model, settings, steps=of_epoch)
-    zeros = zero_masks(model)  # of a sparse stage before it
+    zeros = zero_masks(model) if keep_zeros else {}
 
     def step(batch: Batch, targets: Tensor) -> float:
         try:

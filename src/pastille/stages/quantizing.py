@@ -27,7 +27,7 @@ def quantize_stage(settings: Quantization, base: Path) -> Stage:
 
     Args:
         settings: The section.
-        base: The recipe's folder, which an ``augment`` is relative to.
+        base: The recipe's folder, which an ``augment`` and a ``scan`` are relative to.
     """
     match settings:
         case Quantize():
@@ -35,7 +35,7 @@ def quantize_stage(settings: Quantization, base: Path) -> Stage:
         case QatQuantize():
             return QatStage(settings=settings, base=base)
         case MixedQuantize():
-            return MixedStage(settings=settings)
+            return MixedStage(settings=settings, base=base)
         case AutoQuantize():
             return AutoStage(settings=settings)
         case DynamicQuantize() | WeightQuantize() | HalfPrecision():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +21,6 @@ from pastille.pruning.evidence import Evidence, WeighedBatch, case_weights, gath
 from pastille.pruning.removal import layer_widths
 from pastille.pruning.scores import group_scores
 from pastille.pruning.units import ChannelGroup
-from pastille.pruning.whole import is_within
 from pastille.recipe import Prune
 from pastille.stages.pruning_tuning import members_of
 from pastille.task import Task, example_batch
@@ -159,32 +157,6 @@ def leaving(found: Scored, goal: Goal, work: Work) -> dict[str, Tensor]:
         now = {group.name: group.num_channels for group in found.groups if not group.whole}
         kept |= {name: min(now[name], width) for name, width in goal.widths.items() if name in now}
     return removals(found.groups, found.scores, kept)
-
-
-def check_names(module: nn.Module, settings: Prune) -> None:
-    """Refuse a recipe that names a module which the model does not have.
-
-    Raises:
-        PreconditionError: With the closest names.
-    """
-    names = [name for name, _ in module.named_modules() if name]
-    for key, patterns in (("protect", settings.protect), ("layers", settings.layers)):
-        for pattern in patterns:
-            if not any(is_within(name, pattern) for name in names):
-                close = difflib.get_close_matches(pattern, names, n=3) or names[:3]
-                raise PreconditionError(
-                    f"prune.{key}: no module of the model is called {pattern!r}; closest: {', '.join(close)}"
-                )
-
-
-def nothing_removed(work: Work, goal: Goal, whole: Mapping[str, str]) -> str:
-    """Why no step could remove anything, and what to do about it."""
-    reasons = sorted(set(whole.values())) or ["it has no convolution or linear layer but the last"]
-    asked = "these widths" if goal.widths is not None else f"sparsity {goal.sparsity or 0:g}"
-    return (
-        f"prune: no channel can be removed at {asked} and round_to {work.round_to} "
-        f"({'; '.join(reasons)}); lower round_to, raise sparsity or leave prune out"
-    )
 
 
 def narrowed(module: nn.Module, goal: Goal, work: Work, progress: Progress) -> Pruned:

@@ -25,7 +25,7 @@ from pastille.stages.contract import Artifact, StageResult
 from pastille.stages.looking import conditions_of
 from pastille.stages.tuning import augmentation, curve_of, require_trainable, tuned
 from pastille.task import Task, example_batch
-from pastille.train import PLAIN, Extras
+from pastille.train import Extras
 from pastille.train.distillation import likeness
 from pastille.train.losses import loss_for
 from pastille.values import Speedup
@@ -157,14 +157,8 @@ def _taught(settings: SparsePrune, train: Train, task: Task, teacher: nn.Module)
 
 
 def keeping_zeros(module: nn.Module) -> Extras:
-    """For a training after a sparse stage: what that stage set to zero stays zero.
-
-    Args:
-        module: Matrices with 30 % exact zeros or more are taken to have them on purpose.
-    """
+    """For a training after a sparse stage: every weight of a matrix that is exactly zero stays zero."""
     masks = zero_masks(module)
-    if not masks:
-        return PLAIN
     return Extras(
         before_step=partial(_without_gradients, masks), after_step=lambda model, _done: masked(model, masks)
     )

@@ -28,10 +28,10 @@ from pastille.runtime import load
 from pastille.stages.calibration import sample
 from pastille.stages.looking import conditions_of
 from pastille.task import Task, example_batch
-from pastille.values import Conditions
+from pastille.values import Conditions, Latency
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _CALIBRATION: Final = 16  # cases of train that ranges of an int8 trial are measured on: it is only timed
 _FLOAT: Final = ".fp32"
@@ -71,6 +71,7 @@ def means_here(
     baseline: Path,
     folder: Path,
     quantize: StaticRanges | None,
+    percentiles: Sequence[float],
 ) -> Means:
     """Make real files, and measure them in ONNX Runtime.
 
@@ -82,6 +83,10 @@ def means_here(
         baseline: File of the network before anything is removed, float.
         folder: Exists; each network is made once and stays there.
         quantize: How files are quantized; None leaves them in float.
+        percentiles: Of latencies that will be asked for, in (0, 1).
+
+    Raises:
+        PreconditionError: The baseline is too slow to tell a percentile in the recipe's time.
     """
     threads = task.recipe.measure.threads
     (batch,) = batches(task.splits.validation.inputs, [0], 1)
@@ -89,8 +94,8 @@ def means_here(
     return Means(
         make=partial(_file, task, groups, scores, cut, folder=folder, quantize=quantize),
         times=lambda file: clock(onnx.load(file)),
-        latency=_stopwatch(task, baseline),
-        macs=_macs,
+        latency=_stopwatch(task, baseline, percentiles),
+        macs=network_macs,
         conditions=conditions_of(task),
     )
 
@@ -110,7 +115,18 @@ def _file(
     target = folder / f"{digest[:16]}.onnx"
     if target.exists():
         return target
-    module = cut(removals(groups, scores, kept)).model
+    return as_shipped(cut(removals(groups, scores, kept)).model, task, target, quantize)
+
+
+def as_shipped(module: nn.Module, task: Task, target: Path, quantize: StaticRanges | None) -> Path:
+    """Write a network as it would ship, to be measured.
+
+    Args:
+        module: Not modified.
+        task: Train gives examples and calibration cases.
+        target: The file to write; its float form stays beside it.
+        quantize: How; None leaves it in float.
+    """
     plain = target.with_suffix(_FLOAT)
     export_onnx(module, example_batch(task.splits.train.inputs), plain)
     if quantize is None:
@@ -120,41 +136,58 @@ def _file(
     return target
 
 
-def _macs(file: Path) -> int:
+def network_macs(file: Path) -> int:
     """Of the network: what quantization pads channels with for its kernels is not asked about."""
     plain = file.with_suffix(_FLOAT)
     return counts.macs(plain if plain.exists() else file)
 
 
-def _stopwatch(task: Task, baseline: Path) -> Callable[[Path, Sequence[float]], Mapping[float, float]]:
+def _stopwatch(
+    task: Task, baseline: Path, percentiles: Sequence[float]
+) -> Callable[[Path, Sequence[float]], Mapping[float, float]]:
     """The baseline's percentiles, divided by how many times faster a file is.
 
     Other work on the machine slows a file that is timed alone; timed in alternation with the baseline, it
     slows both. The baseline is timed alone once, so all trials are held against the same figure; that a
     narrower network has the same spread about its quick calls is taken for granted.
     """
-    asked, conditions = task.recipe.measure, conditions_of(task)
+    asked = task.recipe.measure
     (batch,) = batches(task.splits.validation.inputs, [0], 1)
     first = load(baseline, threads=asked.threads)
     # One thread runs in the caller's, whose own time stands still while others have the core.
     clock = thread_time_ns if asked.threads == 1 else perf_counter_ns
-    alone = time_calls(first, batch, conditions=conditions, budget_s=asked.seconds)
+    begun = _percentiles_of(baseline, task, percentiles)
 
     def latency(file: Path, percentiles: Sequence[float]) -> Mapping[float, float]:
         session = load(file, threads=asked.threads)
         ratio = undisturbed_ratio(
             lambda: first(batch), lambda: session(batch), budget_s=asked.seconds * _TIMING, clock=clock
         )
-        found = {q: alone.ms(q) for q in percentiles}
-        missing = [f"p{q * 100:g}" for q, value in found.items() if value is None]
-        if missing:
-            raise PreconditionError(
-                f"budget.max_latency.{missing[0]}: {alone.samples} calls in {asked.seconds:g} s are too few "
-                "to tell it; raise measure.seconds, or ask for a lower percentile"
-            )
-        return {q: value / ratio for q, value in found.items() if value is not None}
+        return {q: begun[q] / ratio for q in percentiles}
 
     return latency
+
+
+def _percentiles_of(file: Path, task: Task, percentiles: Sequence[float]) -> dict[float, float]:
+    if not percentiles:
+        return {}  # nothing is timed
+    alone, seconds = timed_alone(file, task), task.recipe.measure.seconds
+    found = {q: alone.ms(q) for q in percentiles}
+    missing = [f"p{q * 100:g}" for q, value in found.items() if value is None]
+    if missing:
+        raise PreconditionError(
+            f"prune.budget.max_latency.{missing[0]}: {alone.samples} calls in {seconds:g} s are too few to "
+            "tell it; raise measure.seconds, or ask for a lower percentile"
+        )
+    return {q: value for q, value in found.items() if value is not None}
+
+
+def timed_alone(file: Path, task: Task) -> Latency:
+    """Time a file on the first input of validation, for as long as the recipe gives one measurement."""
+    asked = task.recipe.measure
+    (batch,) = batches(task.splits.validation.inputs, [0], 1)
+    session = load(file, threads=asked.threads)
+    return time_calls(session, batch, conditions=conditions_of(task), budget_s=asked.seconds)
 
 
 def undisturbed_ratio(

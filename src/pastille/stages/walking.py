@@ -162,6 +162,7 @@ def _removed(way: Way, before: Reached, number: int, goal: Goal) -> Reached:
     module = pruned.model if fitted is None else fitted.model
     step = PrunedStep(
         number=number,
+        removed=1 - parameters(module) / parameters(way.artifact.module),
         sparsity=share_gone(way.artifact.module, module, way.ready.groups),
         parameters=parameters(module),
         macs=None,

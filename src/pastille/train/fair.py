@@ -13,7 +13,7 @@ from pastille.data.split import Split
 from pastille.errors import DataError
 from pastille.stats.groups import groups_of
 from pastille.train.loop import Batch, BatchLoss, Choice
-from pastille.train.losses import Loss, case_losses_for
+from pastille.train.losses import MAX_WEIGHT, Loss, case_losses_for
 from pastille.values import Cases
 
 if TYPE_CHECKING:
@@ -127,14 +127,16 @@ def case_weights(weights: Tensor, members: Tensor, shares: Tensor) -> Tensor:
             less, since few batches hold them.
 
     Returns:
-        ``(N,)``; a case that is in no group counts 1.
+        ``(N,)``; a case that is in no group counts 1, and none more than `MAX_WEIGHT`: a group that only
+        few batches hold would throw the others off.
 
     Example:
         >>> case_weights(torch.tensor([0.5, 0.5]), torch.tensor([[True, False], [False, True]]),
         ...              torch.tensor([0.9, 0.1]))
         tensor([0.5556, 5.0000])
     """
-    return torch.where(members.any(dim=1), members.to(weights.dtype) @ (weights / shares), 1.0)
+    each = (members.to(weights.dtype) @ (weights / shares)).clamp(max=MAX_WEIGHT)
+    return torch.where(members.any(dim=1), each, 1.0)
 
 
 def robust_loss(each: Loss, members: np.ndarray, *, steps: int) -> BatchLoss:

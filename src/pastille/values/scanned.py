@@ -18,11 +18,13 @@ class Effect:
         layer: The channel group's name, or the layer's.
         level: Sparsity in (0, 1), or bits (8, 4).
         loss: Mean rise of the loss, in nats (of a regression: of the squared error in target variances).
-        loss_low: Lower end of its interval over cases.
-        loss_high: Upper end.
+        loss_low: Lower end of its interval over cases; None where it has none: too few cases, or subjects.
+        loss_high: Upper end, likewise.
         metric: Drop of the metric; positive is worse.
-        group: The patient group whose loss rises most, ``"sex=female"``; None where there are no groups.
+        group: The patient group whose loss rises most, ``"sex=female"``, of those that certainly lose more
+            than all cases if there are any; None where there are no groups.
         group_loss: That group's rise.
+        group_low: Lower end of its interval, which holds for all groups together.
         cases: How many cases were looked at.
     """
 
@@ -30,12 +32,23 @@ class Effect:
     layer: str
     level: float
     loss: float
-    loss_low: float
-    loss_high: float
+    loss_low: float | None
+    loss_high: float | None
     metric: float
     group: str | None = None
     group_loss: float | None = None
+    group_low: float | None = None
     cases: int
+
+    @property
+    def is_unequal(self) -> bool:
+        """Whether the group certainly loses more than all cases do: the worst of many always seems to."""
+        return self.group_low is not None and self.group_low > self.loss
+
+    @property
+    def harm(self) -> float:
+        """Rise of the loss, or of the group's where that is certainly more."""
+        return self.group_loss if self.is_unequal and self.group_loss is not None else self.loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +60,13 @@ class Scan:
         model_digest: SHA-256 over the tensors of the model that was scanned.
         data_digest: SHA-256 over the data.
         metric: What `Effect.metric` is a drop of.
-        baseline_metric: Of the model as it was, on the cases looked at.
+        baseline_metric: Of the model as it was, on all of validation.
         baseline_loss: Likewise.
         confidence: Of the intervals.
         effects: One for each layer and level that was looked at.
         layers: Every layer in the order of the model: name -> its parameters.
         skipped: Layer -> why it was not scanned.
+        criterion: By which the least important channels were chosen; empty where none were.
         stopped: Technique and layer -> the levels that were not tried, since a milder one leaves nothing of
             the model.
         seconds: That the scan took.
@@ -69,15 +83,15 @@ class Scan:
     layers: Mapping[str, int]
     skipped: Mapping[str, str]
     seconds: float
+    criterion: str = ""
     stopped: Mapping[str, str] = field(default_factory=dict)
 
     def harm(self, technique: Technique) -> Mapping[str, Sequence[tuple[float, float]]]:
-        """Layer -> (level, rise of the loss), ascending by level; of the worst group where that is more."""
+        """Layer -> (level, `Effect.harm`), ascending by level."""
         found: dict[str, list[tuple[float, float]]] = {}
         for effect in sorted(self.effects, key=lambda e: e.level):
             if effect.technique == technique:
-                worst = max(effect.loss, effect.group_loss if effect.group_loss is not None else effect.loss)
-                found.setdefault(effect.layer, []).append((effect.level, worst))
+                found.setdefault(effect.layer, []).append((effect.level, effect.harm))
         return found
 
     def levels(self, technique: Technique) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ import torch
 
 from pastille.pruning.following.labels import varying
 from pastille.pruning.following.tracer import Account, Call, opaque, tensors_in, words
-from pastille.pruning.whole import ATTENTION, summed
+from pastille.pruning.whole import ATTENTION, handmade, summed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,10 +133,12 @@ def ordered(account: Account, call: Call) -> None:
     """Softmax and its like: of positions freely; over channels they stay."""
     default = 2 if call.name == "topk" else 1
     axes = _axes(call, default)
-    if set(axes) & set(varying(account.of(call.first))):
+    mixed = bool(set(axes) & set(varying(account.of(call.first))))
+    if mixed:
         account.keep([call.first], summed(call.name))
     for result in tensors_in(call.result):
-        account.put(result, account.of(call.first))
+        fewer = mixed and result.shape != call.first.shape  # the largest few
+        account.put(result, account.labels.fixed(summed(call.name)) if fewer else account.of(call.first))
 
 
 def product(account: Account, call: Call) -> None:
@@ -148,14 +150,31 @@ def product(account: Account, call: Call) -> None:
         lines = account.of(last).reshape(-1)
         account.put(call.result, lines if len(lines) > 1 else _none(call))
         return
+    if (weight := next((t for t in known if id(t) in account.names and t.ndim == 2), None)) is not None:
+        _multiplied(account, call, weight)
+        return
+    attends = call.name == "scaled_dot_product_attention"
+    why = ATTENTION if attends else summed(call.name)
     for tensor in known:
-        account.give_up(tensor, ATTENTION)
-    values = account.of(known[2]) if call.name == "scaled_dot_product_attention" else None
+        account.give_up(tensor, why)
+    values = account.of(known[2]) if attends else None
     if values is not None and varying(values):
         account.put(call.result, values)
     else:
-        why = ATTENTION if any(account.of(t).any() for t in known) else ""
-        account.put(call.result, account.labels.fixed(why) if why else _none(call))
+        mixed = any(account.of(t).any() for t in known)
+        account.put(call.result, account.labels.fixed(why) if mixed else _none(call))
+
+
+def _multiplied(account: Account, call: Call, weight: Tensor) -> None:
+    """A layer of the code's own, as the ``Conv1D`` of GPT-2: all that it reads and makes stays."""
+    layer = account.names[id(weight)].rpartition(".")[0]
+    why = handmade(type(account.root.get_submodule(layer)).__name__)
+    for tensor in call.tensors:
+        account.give_up(tensor, why)
+    made = account.labels.fresh(call.result.shape[-1])
+    account.labels.keep(made, why)
+    account.made(layer, made)
+    account.put(call.result, made)
 
 
 def attention(account: Account, call: Call) -> None:

@@ -15,7 +15,7 @@ from pastille.pruning.following.arithmetic import ARITHMETIC
 from pastille.pruning.following.labels import Channels, compressed, distinct, varying
 from pastille.pruning.following.layers import LAYERS
 from pastille.pruning.following.movement import MOVEMENT, written
-from pastille.pruning.following.recurrent import RECURRENT
+from pastille.pruning.following.recurrent import PACKING, RECURRENT
 from pastille.pruning.following.trace import Trace, Use
 from pastille.pruning.following.tracer import Account, Call, opaque, tensors_in
 from pastille.pruning.whole import OUTPUT, REARRANGED, unfollowed
@@ -110,7 +110,8 @@ class _Following(TorchFunctionMode):
     def _follow(self, call: Call) -> None:
         FOLLOWED.get(call.name, opaque)(self._account, call)
         if any(id(t) in self._computed or id(t) in self._account.names for t in call.tensors):
-            self._computed |= {id(t) for t in tensors_in(call.result)}
+            found = tensors_in(call.result)
+            self._computed |= {id(t) for t in found if t.is_floating_point() or call.name not in PACKING}
 
     def _check_not_computed(self, name: str, args: Any) -> None:
         if any(id(t) in self._computed for t in tensors_in(args)):
@@ -127,8 +128,13 @@ def _name(function: Any) -> str:
     return name
 
 
-def _note(account: Account, name: str, *_: Any) -> None:
+def _enter(account: Account, name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
     account.modules.append(name)
+    account.given.append([*args, *kwargs.values()])
+
+
+def _leave(account: Account, *_: Any) -> None:
+    del account.modules[-1], account.given[-1]
 
 
 @contextmanager
@@ -136,8 +142,8 @@ def _named_calls(model: nn.Module, account: Account) -> Iterator[None]:
     """Let the account know which module is being called."""
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            enter = module.register_forward_pre_hook(partial(_note, account, name))
-            leave = module.register_forward_hook(lambda *_: account.modules.__delitem__(-1))
+            enter = module.register_forward_pre_hook(partial(_enter, account, name), with_kwargs=True)
+            leave = module.register_forward_hook(partial(_leave, account))
             hooks.callback(enter.remove)
             hooks.callback(leave.remove)
         yield

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from pastille.pruning.following.trace import Even, Use
 from pastille.pruning.following.tracer import Account, Call, opaque, tensors_in
-from pastille.pruning.whole import PROJECTED, REARRANGED, SHARED
+from pastille.pruning.whole import FIRST, GIVEN, IDLE, PROJECTED, SHARED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,11 +23,10 @@ def recurrent(account: Account, call: Call) -> None:
     if not isinstance(module, nn.RNNBase) or any(id(p) in account.shared for p in module.parameters()):
         opaque(account, call, SHARED)
         return
-    if module.proj_size:
-        opaque(account, call, PROJECTED)
-        return
-    directions, size = 1 + module.bidirectional, module.hidden_size
+    directions, size = 1 + module.bidirectional, module.proj_size or module.hidden_size
     made = account.labels.fresh(module.num_layers, directions, size)
+    if module.proj_size:
+        account.labels.keep(made, PROJECTED)
     account.made(name, made.flatten())
     account.evens.append(Even(labels=made.flatten(), parts=module.num_layers * directions))
     read = account.along(x, -1)
@@ -42,6 +41,10 @@ def _cell(account: Account, name: str, suffix: str, own: Tensor, read: Tensor) -
     prefix = f"{name}." if name else ""
     for kind, columns in (("ih", read), ("hh", own)):
         tensor = f"{prefix}weight_{kind}_{suffix}"
+        if f"{prefix}weight_hr_{suffix}" in account.names.values():
+            # With a projection, what the gates make is not what the layer puts out.
+            account.use(Use(tensor=tensor, axis=1, labels=columns, role="reads"))
+            continue
         rows = _gates(account, tensor, own)
         account.use(Use(tensor=tensor, axis=0, labels=rows, role="makes"))
         account.use(Use(tensor=tensor, axis=1, labels=columns, role="reads"))
@@ -62,17 +65,20 @@ def _states(account: Account, call: Call, made: Tensor) -> None:
     # (layers × directions, N, H), or without N
     labels = made.flatten(0, 1)
     for state in states:
-        account.put(state, labels if state.ndim == 2 else labels[:, None])
-    for given in _given_states(call):
-        if account.of(given).any():
-            account.labels.same(labels if given.ndim == 2 else labels[:, None], account.of(given))
-            account.labels.keep(made, REARRANGED)
+        if state.shape[-1] == labels.shape[-1]:
+            account.put(state, labels if state.ndim == 2 else labels[:, None])
+        else:
+            account.put(state, account.labels.fixed(PROJECTED))
+    if (given := _given_states(account)) is not None:
+        account.labels.keep(made, IDLE if not any(bool(t.any()) for t in given) else GIVEN)
+        account.keep(given, FIRST)
 
 
-def _given_states(call: Call) -> list[Tensor]:
-    position = 2 if isinstance(call.args[1], torch.Tensor) and call.args[1].ndim == 1 else 1
-    value: Any = call.args[position]
-    return [t for t in tensors_in(value) if t.is_floating_point()]
+def _given_states(account: Account) -> list[Tensor] | None:
+    """The first states that the code gives the module, which makes zeros of the right width by itself."""
+    _, *states = account.given[-1]
+    found = list(tensors_in(states))
+    return found or None
 
 
 def packed(account: Account, call: Call) -> None:
@@ -82,7 +88,10 @@ def packed(account: Account, call: Call) -> None:
         account.put(result, last if result.is_floating_point() else torch.zeros(1).long())
 
 
+# Their integers are counts of time steps, whatever the values of the sequences.
+PACKING = ("pack_padded_sequence", "pad_packed_sequence")
+
 RECURRENT = {
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
-    **dict.fromkeys(("pack_padded_sequence", "pad_packed_sequence"), packed),
+    **dict.fromkeys(PACKING, packed),
 }

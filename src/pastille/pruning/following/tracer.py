@@ -81,6 +81,7 @@ class Account:
         self.sizes: list[Size] = []
         self.divided: list[Tensor] = []  # labels that a reshape spread over several axes
         self.modules: list[str] = []  # those being called, the innermost last
+        self.given: list[list[Any]] = []  # what each of them was called with
         self.names: dict[int, str] = {}
         self.shared: set[int] = set()
         self._of: dict[int, Tensor] = {}

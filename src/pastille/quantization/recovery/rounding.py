@@ -124,6 +124,8 @@ def _loss(error: np.ndarray, hessian: np.ndarray) -> np.ndarray:
 def rounded_in_turn(weight: np.ndarray, hessian: np.ndarray, bound: np.ndarray) -> np.ndarray:
     """Whole numbers near a weight, each error made good by the inputs still to come.
 
+    What is zero stays so: of a sparse layer it was set to zero on purpose.
+
     Args:
         weight: ``(groups, outputs, inputs)`` in steps.
         hessian: ``(groups, inputs, inputs)`` mean of ``x x^T`` over a layer's inputs.
@@ -144,7 +146,8 @@ def rounded_in_turn(weight: np.ndarray, hessian: np.ndarray, bound: np.ndarray) 
         stop = min(start + _BLOCK, inputs)
         errors = np.empty((*weight.shape[:2], stop - start))
         for i in range(start, stop):
-            steps[..., i] = np.clip(np.round(left[..., i]), -bound[..., 0], bound[..., 0])
+            nearest = np.clip(np.round(left[..., i]), -bound[..., 0], bound[..., 0])
+            steps[..., i] = np.where(weight[..., i] == 0, 0, nearest)
             error = (left[..., i] - steps[..., i]) / factor[:, i, i, None]
             left[..., i + 1 : stop] -= error[..., None] * factor[:, None, i, i + 1 : stop]
             errors[..., i - start] = error

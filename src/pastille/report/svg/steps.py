@@ -18,7 +18,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 20.0, 26.0, 42.0
 def steps_plot(found: Steps) -> Markup:
     """The metric against what was removed: a cross was rejected, the ring is the step that was kept."""
     xs, ys = _scales(found)
-    marks = [_mark(xs(p.sparsity), ys(p.metric), p.label) for p in found.points]
+    marks = [_mark(xs(p.removed), ys(p.metric), p.label) for p in found.points]
     bounds = Box(x1=_LEFT + 2, y1=_TOP, x2=_W - 2, y2=_H - _BOTTOM - 2)
     return drawing(
         _W,
@@ -37,7 +37,7 @@ def _scales(found: Steps) -> tuple[Scale, Scale]:
     values = [p.metric for p in found.points]
     low, high = min(values), max(values)
     pad = 0.15 * (high - low) or (0.5 if found.share else abs(high) * 0.05 or 0.05)
-    most = max(p.sparsity for p in found.points) or 1.0
+    most = max(p.removed for p in found.points) or 1.0
     xs = Scale(low=-0.03 * most, high=1.08 * most, start=_LEFT, end=_W - _RIGHT)
     return xs, Scale(low=low - pad, high=high + pad, start=_H - _BOTTOM, end=_TOP)
 
@@ -56,14 +56,14 @@ def _axes(found: Steps, xs: Scale, ys: Scale) -> Iterator[Markup]:
         yield label(xs(tick), _H - _BOTTOM + 17, f"{tick:g}{text.UNIT_SPACE}%", "tick", "middle")
     yield line(_LEFT, _H - _BOTTOM, _W - _RIGHT, _H - _BOTTOM, "axis")
     yield label(0, 12, f"validation {found.metric}{', %' if found.share else ''}", "axis-title")
-    yield label(_W - _RIGHT, _H - 5, "removed →", "axis-title", "end")
+    yield label(_W - _RIGHT, _H - 5, "parameters removed →", "axis-title", "end")
 
 
 def _description(found: Steps) -> str:
     unit = f"{text.UNIT_SPACE}%" if found.share else ""
     told = [
         f"{p.label} ({'rejected' if p.kind == 'dropped' else p.kind}): "
-        f"{text.fixed(p.sparsity, 0)}{text.UNIT_SPACE}% removed, {text.fixed(p.metric, 1)}{unit}"
+        f"{text.fixed(p.removed, 0)}{text.UNIT_SPACE}% removed, {text.fixed(p.metric, 1)}{unit}"
         for p in found.points
     ]
     return "; ".join(told)

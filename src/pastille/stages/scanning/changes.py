@@ -12,6 +12,7 @@ from torch import nn
 
 from pastille.pruning.allocation import removal_order
 from pastille.pruning.units import ChannelGroup, Entries
+from pastille.pruning.verify import blind_
 from pastille.quantization.fake import Activation, fake_weight
 from pastille.task.forward import forward
 from pastille.values.scanned import Technique
@@ -39,6 +40,7 @@ class Change:
         touched: Parameters and modules that it changes: nothing that is computed before the first of them
             is used can differ.
         applied: Changes a model for as long as the context lasts.
+        units: Of the group, which nobody reads.
     """
 
     technique: Technique
@@ -46,6 +48,7 @@ class Change:
     level: float
     touched: tuple[str, ...]
     applied: Callable[[nn.Module], AbstractContextManager[None]] = field(repr=False)
+    units: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[Technique, str, float]:
@@ -57,6 +60,8 @@ def pruning_changes(
     groups: Iterable[ChannelGroup], scores: Mapping[str, Tensor], levels: Sequence[float]
 ) -> tuple[list[Change], dict[str, str]]:
     """Nobody reads the least important units of a group: the same answers as if they had been removed.
+
+    Except where a LayerNorm, a GroupNorm or a mean is taken over them: it still counts them in.
 
     Args:
         groups: From `pastille.pruning.survey`.
@@ -72,11 +77,13 @@ def pruning_changes(
         if why := group.whole or ("it has one channel alone" if group.num_channels < 2 else ""):
             skipped[group.name] = why
             continue
-        cuts = [group.cut(least_important(group, scores[group.name], level)) for level in levels]
+        units = [least_important(group, scores[group.name], level) for level in levels]
+        cuts = [group.cut(going) for going in units]
         if not all(cut.exact for cut in cuts):
             skipped[group.name] = _REARRANGED
             continue
-        changes.extend(_unread(group.name, level, cut.reads) for level, cut in zip(levels, cuts, strict=True))
+        each = zip(levels, units, cuts, strict=True)
+        changes.extend(_unread(group.name, level, going, cut.reads) for level, going, cut in each)
     return changes, skipped
 
 
@@ -88,13 +95,14 @@ def least_important(group: ChannelGroup, scores: Tensor, level: float) -> Tensor
     return removal_order(group, scores)[:count].sort().values
 
 
-def _unread(name: str, level: float, reads: Sequence[Entries]) -> Change:
+def _unread(name: str, level: float, units: Tensor, reads: Sequence[Entries]) -> Change:
     return Change(
         technique="pruning",
         layer=name,
         level=level,
         touched=tuple(entries.parameter for entries in reads),
         applied=lambda model: unread(model, reads),
+        units=tuple(units.tolist()),
     )
 
 
@@ -103,8 +111,7 @@ def unread(model: nn.Module, reads: Sequence[Entries]) -> Iterator[None]:
     """Entries of a model's parameters are zero for a while."""
     with _kept(model, {entries.parameter for entries in reads}):
         for entries in reads:
-            tensor = model.get_parameter(entries.parameter).data
-            tensor.index_fill_(entries.axis, entries.indices.to(tensor.device), 0.0)
+            blind_(model.get_parameter(entries.parameter).data, entries)
         yield
 
 

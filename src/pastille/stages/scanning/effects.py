@@ -102,31 +102,48 @@ def effect(key: Key, found: np.ndarray, held: Yardstick) -> Effect:
     rises = held.rises(found)
     mean, low, high = mean_interval(rises, weights, confidence=held.confidence, subjects=subjects)
     drops = held.baseline[1, rows] - found[1]
-    group, of_group = _worst(rises, weights, rows, held)
+    group, of_group, group_low = _worst(rises, weights, rows, held)
     return Effect(
         technique="pruning" if key[0] == "pruning" else "quantization",
         layer=key[1],
         level=key[2],
         loss=mean,
-        loss_low=low,
-        loss_high=high,
+        loss_low=_known(low),
+        loss_high=_known(high),
         metric=_mean(drops, weights),
         group=group,
         group_loss=of_group,
+        group_low=group_low,
         cases=n,
     )
 
 
+def _known(end: float) -> float | None:
+    return end if np.isfinite(end) else None
+
+
 def _worst(
     rises: np.ndarray, weights: np.ndarray, rows: np.ndarray, held: Yardstick
-) -> tuple[str | None, float | None]:
-    """The patient group whose loss rises most."""
+) -> tuple[str | None, float | None, float | None]:
+    """The patient group whose loss rises most, its rise and the lower end of its interval.
+
+    The largest of many noisy means is large though no group loses anything: one whose interval lies above
+    the mean of all cases comes first. The intervals hold together (Bonferroni).
+    """
     seen = {words: members[rows] for words, members in held.groups.items()}
-    means = {words: _mean(rises[here], weights[here]) for words, here in seen.items() if here.sum() >= _SEEN}
-    if not means:
-        return None, None
-    worst = max(means, key=lambda words: means[words])
-    return worst, means[worst]
+    seen = {words: here for words, here in seen.items() if here.sum() >= _SEEN}
+    confidence = 1 - (1 - held.confidence) / max(1, len(seen))
+    subjects = np.arange(len(rows)) if held.subjects is None else held.subjects[rows]
+    found = {
+        words: mean_interval(rises[here], weights[here], confidence=confidence, subjects=subjects[here])
+        for words, here in seen.items()
+    }
+    if not found:
+        return None, None, None
+    overall = _mean(rises, weights)
+    worst = max(found, key=lambda words: (found[words][1] > overall, found[words][0]))
+    mean, low, _ = found[worst]
+    return worst, mean, _known(low)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:
@@ -142,7 +159,8 @@ def is_ruinous(key: Key, found: np.ndarray, held: Yardstick) -> bool:
         found: Its losses and scores, ``(2, n)``.
         held: Against what.
     """
-    return found.shape[1] > 1 and effect(key, found, held).loss_low > held.ceiling
+    low = effect(key, found, held).loss_low if found.shape[1] > 1 else None
+    return low is not None and low > held.ceiling
 
 
 def is_settled(keys: Sequence[Key], found: Findings, held: Yardstick, *, agreement: float) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from pastille.data.split import Inputs, batches
+from pastille.data.split import batches
 from pastille.errors import PreconditionError
 from pastille.progress import SILENT, Progress
 from pastille.pruning import survey
 from pastille.pruning.scores import group_scores
 from pastille.pruning.units import ChannelGroup
 from pastille.stages.contract import state_digest
+from pastille.stages.scanning.bench import FIRST, Bench, bench_of, slow_attention
 from pastille.stages.scanning.changes import (
     BITS,
     Change,
@@ -38,10 +39,9 @@ from pastille.stages.scanning.effects import (
     yardstick,
 )
 from pastille.stages.scanning.journal import Findings, Key, findings
-from pastille.stages.scanning.replay import Replay, unfit_points
-from pastille.stages.scanning.scoring import metric_of, scorer
-from pastille.stages.scanning.trace import Trace, trace
-from pastille.task import Task, example_batch, forward
+from pastille.stages.scanning.replay import Replay
+from pastille.stages.scanning.scoring import metric_of
+from pastille.task import Task, example_batch
 from pastille.task.forward import to_tensors
 from pastille.values.scanned import Scan, Technique
 
@@ -50,10 +50,8 @@ if TYPE_CHECKING:
 
 TECHNIQUES: Final[tuple[Technique, ...]] = ("pruning", "quantization")
 LEVELS: Final = (0.25, 0.5, 0.75)
-_FIRST: Final = 64  # cases that every change is tried on
 _MOST, _PART = 512, 7  # looked at by default: no more than that, and than that part of validation
 _CALIBRATION: Final = 64  # cases of train that ranges of activations are measured on
-_HELD_BYTES: Final = 1 << 30  # that kept answers may take
 _LEAST_GROUP: Final = 30  # where the recipe sets no limits for groups
 
 
@@ -89,33 +87,6 @@ class Plan:
     changes: tuple[Change, ...]
     layers: Mapping[str, int]
     skipped: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Bench:
-    """A model that is asked, and where its answers may be taken up from.
-
-    Attributes:
-        model: A copy of the user's, in eval mode.
-        starts: Change -> when the first thing that it changes is used; 0: the model is run as a whole.
-        seen: Its forward pass.
-        chunk: Cases that are asked at once.
-        ask: Answers and rows ``(n,)`` -> losses and scores, ``(2, n)``.
-        inputs: Of validation.
-        device: Where the model is.
-    """
-
-    model: nn.Module
-    starts: Mapping[Key, int]
-    seen: Trace
-    chunk: int
-    ask: Callable[[Tensor, np.ndarray], np.ndarray]
-    inputs: Inputs = field(repr=False)
-    device: str
-
-    def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """Inputs of some rows."""
-        return to_tensors(next(batches(self.inputs, rows.tolist(), len(rows))), self.device)
 
 
 def scan(
@@ -155,6 +126,8 @@ def scan_pruning(
     *,
     levels: Sequence[float] = LEVELS,
     cases: int | None = None,
+    criterion: str = "l1",
+    journal: Path | None = None,
     progress: Progress = SILENT,
 ) -> Scan:
     """What removing channels costs, group by group, for an allocation by sensitivity.
@@ -163,20 +136,22 @@ def scan_pruning(
         module: In eval mode; not modified.
         task: Its validation split is asked.
         groups: From `pastille.pruning.survey` of this module.
-        scores: Name of a group -> how much each unit matters, ``(C,)``; by the L1 norm if left out.
+        scores: Name of a group -> how much each unit matters, ``(C,)``; found here if left out.
         levels: Sparsities, ascending.
         cases: As in `ScanSettings`.
+        criterion: That the scores are of; noted in the result.
+        journal: As of `scan`.
         progress: Shown for each change.
 
     Raises:
         PreconditionError: The task has no loss, or no group can be pruned.
     """
     metric_of(task.cases["validation"])
-    settings = ScanSettings(techniques=("pruning",), levels=tuple(levels), cases=cases)
+    settings = ScanSettings(techniques=("pruning",), levels=tuple(levels), cases=cases, criterion=criterion)
     known = group_scores(module, groups, settings.criterion) if scores is None else scores
     changes, skipped = pruning_changes(groups, known, levels)
     plan = Plan(changes=tuple(changes), layers=_sizes(module, changes), skipped=skipped)
-    return _carried_out(module, task, plan, settings, None, progress)
+    return _carried_out(module, task, plan, settings, journal, progress)
 
 
 def plan_of(module: nn.Module, task: Task, settings: ScanSettings) -> Plan:
@@ -222,14 +197,11 @@ def _carried_out(
         why = "; ".join(sorted(set(plan.skipped.values()))) or "it has no layer with weights"
         raise PreconditionError(f"scan: there is nothing to try on this model ({why})")
     began, cases, confidence = time.monotonic(), task.cases["validation"], task.recipe.requirements.confidence
-    with (
-        findings(journal, _asked(module, task, settings)) as found,
-        torch.inference_mode(),
-        _slow_attention(),
-    ):
-        bench = _bench(module, task, plan.changes)
-        baseline = _baseline(bench, len(cases.targets), progress)
+    with findings(journal) as found, torch.inference_mode(), slow_attention():
+        bench = bench_of(module, task, plan.changes)
+        baseline = bench.baseline(len(cases.targets), progress)
         held = yardstick(baseline, cases, _groups(task), confidence=confidence, seed=task.recipe.seed)
+        found.take_up(_asked(module, task, plan, settings, held))
         _rounds(bench, plan.changes, found, held, settings, progress)
     effects = (effect(c.key, found.of(c.key), held) for c in plan.changes if found.of(c.key).shape[1])
     return Scan(
@@ -242,19 +214,30 @@ def _carried_out(
         effects=tuple(effects),
         layers=plan.layers,
         skipped=plan.skipped,
+        criterion=settings.criterion if "pruning" in settings.techniques else "",
         stopped=_stopped(plan.changes, found),
         seconds=time.monotonic() - began,
     )
 
 
-def _asked(module: nn.Module, task: Task, settings: ScanSettings) -> dict[str, Any]:
+def _asked(
+    module: nn.Module, task: Task, plan: Plan, settings: ScanSettings, held: Yardstick
+) -> dict[str, Any]:
     """All that a finding depends on; how many there are to be is no part of that."""
-    told = {**asdict(settings), "cases": None, "agreement": None, "seed": task.recipe.seed}
-    return {"schema": 1, "model": state_digest(module), "data": task.data_digest, "settings": told}
+    units = json.dumps([(*change.key, change.units) for change in plan.changes])
+    return {
+        "schema": 1,
+        "model": state_digest(module),
+        "data": task.data_digest,
+        "task": [task.recipe.task.kind, task.recipe.task.outputs],
+        "order": hashlib.sha256(held.sample.order.tobytes()).hexdigest(),
+        "units": hashlib.sha256(units.encode()).hexdigest(),
+        "settings": {**asdict(settings), "cases": None, "agreement": None, "seed": task.recipe.seed},
+    }
 
 
 def _most(settings: ScanSettings, n: int) -> int:
-    return settings.cases or max(_FIRST, min(_MOST, n // _PART))
+    return settings.cases or max(FIRST, min(_MOST, n // _PART))
 
 
 def _groups(task: Task) -> dict[str, np.ndarray]:
@@ -263,50 +246,8 @@ def _groups(task: Task) -> dict[str, np.ndarray]:
     return patient_groups(cases, attributes, _LEAST_GROUP if limits is None else limits.min_group)
 
 
-@contextmanager
-def _slow_attention() -> Iterator[None]:
-    """Without PyTorch's fast path, which computes a transformer layer in one piece."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _bench(module: nn.Module, task: Task, changes: Sequence[Change]) -> _Bench:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = copy.deepcopy(module).eval().to(device)
-    inputs = task.splits.validation.inputs
-    few = {name: x.to(device) for name, x in example_batch(inputs).items()}
-    seen = trace(model, few)
-    starts = {c.key: min((seen.uses[x] for x in c.touched if x in seen.uses), default=0) for c in changes}
-    unfit, held_bytes = unfit_points(model, seen, few, starts.values())
-    return _Bench(
-        model=model,
-        starts={key: 0 if start in unfit else start for key, start in starts.items()},
-        seen=seen,
-        chunk=max(1, min(_FIRST, _HELD_BYTES // max(1, held_bytes))),
-        ask=scorer(task.cases["validation"], task.recipe.task.outputs),
-        inputs=inputs,
-        device=device,
-    )
-
-
-def _baseline(bench: _Bench, n: int, progress: Progress) -> np.ndarray:
-    """Losses and scores of the model as it is, ``(2, n)``."""
-    chunks = [np.arange(i, min(i + bench.chunk, n)) for i in range(0, n, bench.chunk)]
-    return np.concatenate(
-        [
-            bench.ask(forward(bench.model, bench.batch(rows)), rows)
-            for rows in progress.track(chunks, what="evaluating the model as it is")
-        ],
-        axis=1,
-    )
-
-
 def _rounds(
-    bench: _Bench,
+    bench: Bench,
     changes: Sequence[Change],
     found: Findings,
     held: Yardstick,
@@ -318,7 +259,7 @@ def _rounds(
     open_sets = {(c.technique, c.level) for c in changes}
     done = 0
     while open_sets and done < len(order):
-        end = min(len(order), max(_FIRST, 2 * done))
+        end = min(len(order), max(FIRST, 2 * done))
         asked = [c for c in changes if (c.technique, c.level) in open_sets]
         for start in range(done, end, bench.chunk):
             rows = order[start : min(start + bench.chunk, end)]
@@ -336,7 +277,7 @@ def _of(which: tuple[str, float], changes: Sequence[Change]) -> list[Key]:
 
 
 def _one_chunk(
-    bench: _Bench,
+    bench: Bench,
     changes: Sequence[Change],
     found: Findings,
     held: Yardstick,
@@ -354,18 +295,10 @@ def _one_chunk(
         # The levels of a layer begin at one point, and so stay in their order: the mildest first.
         if layer in ruined or known < start:
             continue
-        if known == start:
-            found.add(change.key, start, bench.ask(_answers(bench, change, replay, batch), rows))
+        if known < start + len(rows):  # those that an earlier process asked of them, if any, are asked again
+            found.add(change.key, start, bench.ask(bench.answers(change, replay, batch), rows))
         if is_ruinous(change.key, found.of(change.key)[:, : start + len(rows)], held):
             ruined.add(layer)
-
-
-def _answers(bench: _Bench, change: Change, replay: Replay, batch: Mapping[str, Tensor]) -> Tensor:
-    at = bench.starts[change.key]
-    if at:
-        replay.advance(at)
-    with change.applied(bench.model):
-        return replay.answer() if at else forward(bench.model, batch)
 
 
 def _stopped(changes: Sequence[Change], found: Findings) -> dict[str, str]:
@@ -375,7 +308,7 @@ def _stopped(changes: Sequence[Change], found: Findings) -> dict[str, str]:
         tried = list(group)
         left = [change.level for change in tried if not found.of(change.key).shape[1]]
         if left:
-            last = max((c.level for c in tried if c.level not in left), key=lambda x: x, default=0.0)
+            last = [change.level for change in tried if change.level not in left][-1]
             stopped[f"{technique} of {layer}"] = (
                 f"not tried at {', '.join(f'{x:g}' for x in left)}: at {last:g} nothing is left of the model"
             )
