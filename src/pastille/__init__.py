@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pastille.data.split import Splits as Splits
     from pastille.gates.arrays import judge as judge
     from pastille.pruning import prune as prune
+    from pastille.pruning import read_model as read_model
+    from pastille.pruning import write_model as write_model
     from pastille.quantization import quantize_static as quantize
     from pastille.recipe import Quantize as Quantize
     from pastille.recipe import Recipe as Recipe
@@ -42,10 +44,12 @@ _PLACES = {
     "load_bundle": ("pastille.bundle", "load_bundle"),
     "prune": ("pastille.pruning", "prune"),
     "quantize": ("pastille.quantization", "quantize_static"),
+    "read_model": ("pastille.pruning", "read_model"),
     "read_recipe": ("pastille.recipe", "read_recipe"),
     "read_splits": ("pastille.data.load", "read_splits"),
     "run": ("pastille.runner", "run"),
     "verify": ("pastille.bundle", "verify"),
+    "write_model": ("pastille.pruning", "write_model"),
 }
 
 __all__ = [
@@ -62,10 +66,12 @@ __all__ = [
     "load_bundle",
     "prune",
     "quantize",
+    "read_model",
     "read_recipe",
     "read_splits",
     "run",
     "verify",
+    "write_model",
 ]
 
 

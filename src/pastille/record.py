@@ -105,6 +105,22 @@ class PrunedStep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetLimit:
+    """One limit of a pruning budget, and what the file that the stage gave back came to."""
+
+    name: str  # as in the recipe, e.g. "max_latency.p95"
+    asked: float  # milliseconds, bytes or multiply-accumulates
+    reached: float | None  # by the file itself; None of a percentile that too few calls were made for
+    by_ratio: float | None  # of a latency: the earlier file's, over how many times faster this one is
+
+    @property
+    def spent(self) -> float | None:
+        """Share of the limit; above 1 it is broken. None where nothing was measured."""
+        found = self.by_ratio if self.reached is None else self.reached
+        return None if found is None else found / self.asked
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageDetails:
     """What a stage did, beside what was measured of its result."""
 
@@ -116,6 +132,7 @@ class StageDetails:
     float_operators: Mapping[str, int] = field(default_factory=dict)  # operator -> how many stayed float
     tried: tuple[Tried, ...] = ()
     steps: tuple[PrunedStep, ...] = ()
+    budget: tuple[BudgetLimit, ...] = ()  # that pruning was given in place of a sparsity
     zeros: float | None = None  # share of the weights that a sparse stage set to zero
     stored_bytes: int | None = None  # of the sparse file as a bundle stores it
     parity_max_abs_error: float | None = None

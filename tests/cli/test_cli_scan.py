@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from pastille.cli.app import app
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "stages"))
 from scan_project import write_project
+
+from pastille.cli.scanning import float_layers, remarks, table
+from pastille.values.scanned import Effect, Scan
 
 FEW = ("--technique", "quantization", "--bits", "8", "--cases", "64")
 
@@ -58,6 +62,54 @@ def test_a_killed_scan_goes_on_and_shows_its_table(project: Path, tmp_path: Path
     assert {effect["technique"] for effect in found["effects"]} == {"pruning"}
     assert "&lt;f&gt;" in (tmp_path / "found.html").read_text(encoding="utf-8")
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_of_the_users_beside_the_output_is_left_alone(project: Path, tmp_path: Path) -> None:
+    (mine := tmp_path / "diary.journal").write_text("Monday\n")
+    result = CliRunner().invoke(app, ["scan", str(project), *FEW, "-o", str(tmp_path / "diary.json")])
+    assert result.exit_code == 2
+    assert "diary.journal would be the scan's journal" in result.stderr
+    assert mine.read_text() == "Monday\n"
+
+
+def a_scan(*effects: Effect) -> Scan:
+    return Scan(
+        model_digest="",
+        data_digest="",
+        metric="accuracy",
+        baseline_metric=1.0,
+        baseline_loss=0.1,
+        confidence=0.95,
+        effects=effects,
+        layers={},
+        skipped={},
+        seconds=1.0,
+    )
+
+
+def test_only_a_group_that_certainly_loses_more_is_called_the_worst() -> None:
+    chance = Effect(
+        technique="quantization",
+        layer="a",
+        level=8,
+        loss=0.1,
+        loss_low=None,
+        loss_high=None,
+        metric=0.0,
+        group="age=80",
+        group_loss=0.9,
+        group_low=-0.2,
+        cases=64,
+    )
+    certain = replace(chance, layer="b", group="sex=f", group_loss=0.4, group_low=0.3)
+    assert list(remarks(a_scan(chance))) == [
+        "groups  of none is it shown that its loss rises more than that of all cases"
+    ]
+    (line,) = remarks(a_scan(chance, certain))
+    assert line == "worst   sex=f: loss +0.400 (at least +0.300) with b alone changed"
+    assert list(remarks(a_scan(replace(chance, group=None, group_loss=None, group_low=None)))) == []
+    assert float_layers(a_scan(chance)) == ()
+    assert "+0.100 ± ?" in list(table(a_scan(chance), "quantization"))[1]
 
 
 def test_the_result_as_json(project: Path, tmp_path: Path) -> None:

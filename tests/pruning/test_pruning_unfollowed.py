@@ -19,6 +19,7 @@ from pastille.pruning.whole import UNPROVEN, UNSAVED
 from pastille.task import forward
 
 BATCH = {"input": torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))}
+CLASSES = torch.randint(0, 8, (2, 1, 9, 9), generator=torch.Generator().manual_seed(0))
 
 
 class Odd(nn.Module):
@@ -102,6 +103,14 @@ def test_where_no_layer_is_wrong_by_itself_the_model_is_refused(monkeypatch: pyt
         prune(trained_looking(net), net.batch(), sparsity=0.5)
 
 
+def test_a_model_that_answers_by_chance_is_refused() -> None:
+    model = Odd(torch.rand_like).eval()
+    with pytest.raises(PreconditionError, match="prune: pruned layers would read other channels"):
+        remove(model, BATCH, {"second": torch.arange(8), "third": torch.arange(8)})
+    with pytest.raises(PreconditionError, match="prune: pruned layers would read other channels"):
+        remove(model, BATCH, {})
+
+
 def test_the_largest_few_channels_are_not_followed() -> None:
     model = Odd(lambda x: x * (x >= x.topk(4, dim=1)[0][:, -1:]).float())
     pruned = prune(model.eval(), BATCH, sparsity=0.5)
@@ -124,19 +133,26 @@ def test_removals_of_unknown_groups_are_refused_with_the_closest() -> None:
         remove(model, BATCH, {"first": torch.tensor([0]), "secnod": torch.tensor([1])})
 
 
-class Scaled(Odd):
+class Scale(nn.Module):
     def __init__(self, *, persistent: bool) -> None:
-        super().__init__(lambda x: x * self.get_buffer("scale"))
+        super().__init__()
         self.register_buffer("scale", torch.arange(1.0, 17).view(16, 1, 1), persistent=persistent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.get_buffer("scale")
+
+
+def scaled(*, persistent: bool) -> nn.Module:
+    return Odd(Scale(persistent=persistent)).eval()
 
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_channels_along_a_buffer_that_is_not_saved_stay(persistent: bool, tmp_path: Path) -> None:
-    pruned = prune(Scaled(persistent=persistent).eval(), BATCH, sparsity=0.5)
+    pruned = prune(scaled(persistent=persistent), BATCH, sparsity=0.5)
     assert ("first" in pruned.widths) == persistent
     assert (pruned.left_whole.get("first") == UNSAVED) != persistent
-    write_model(pruned.model, Scaled(persistent=persistent), tmp_path)
-    back = read_model(lambda: Scaled(persistent=persistent), tmp_path)
+    write_model(pruned.model, scaled(persistent=persistent), tmp_path)
+    back = read_model(lambda: scaled(persistent=persistent), tmp_path)
     assert torch.equal(forward(back, BATCH), forward(pruned.model, BATCH))
 
 

@@ -67,6 +67,20 @@ def test_cells_are_darker_the_more_is_lost() -> None:
     assert pruning.most[1] == "late"
 
 
+def test_what_the_numbers_hold_for_is_said() -> None:
+    effects = (
+        effect("pruning", "late", 0.25, 0.5, group="sex=f", group_loss=0.75, group_low=0.6),
+        effect("pruning", "late", 0.5, 0.5, loss_low=None, loss_high=None),
+    )
+    page = render_heat_map(a_scan(effects=effects, criterion="taylor"), name="x")
+    assert "sex=f +0.750, at least +0.600" in page
+    assert "too few cases for an interval" in page
+    assert "least important by</dt><dd>taylor" in page
+    assert "except where a LayerNorm, a GroupNorm or a mean is taken over them" in page
+    (found,) = heat_page(a_scan(effects=effects), name="x").maps
+    assert [cell.heat for cell in found.rows[0].cells if cell] == [10, 0]
+
+
 def test_a_level_that_was_not_tried_says_so() -> None:
     kept = tuple(e for e in a_scan().effects if (e.layer, e.level) != ("late", 0.5))
     page = render_heat_map(a_scan(effects=kept, stopped={"pruning of late": "nothing is left"}), name="x")

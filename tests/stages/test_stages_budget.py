@@ -22,7 +22,9 @@ from pastille.pruning.cost import Costs, costs
 from pastille.pruning.removal import Pruned
 from pastille.recipe import Quantize
 from pastille.recipe.pruning import Budget
+from pastille.record import BudgetLimit
 from pastille.stages.budget import BudgetPlan, Steps, asked, movable, planned, widths_for_budget
+from pastille.stages.budget_spent import budget_words
 from pastille.stages.closing import ROUNDS, corrected
 from pastille.stages.trials import Means, undisturbed_ratio
 from pastille.task import example_batch
@@ -157,12 +159,26 @@ def test_nothing_goes_where_the_budget_is_wide(machine: Machine) -> None:
     assert plan.kept == machine.cost.named(machine.cost.widths)
     assert plan.within
     assert len(plan.rounds) == 1
+    assert machine.timed == 0, "no table is needed to know that"
 
 
 def test_widths_are_multiples(machine: Machine) -> None:
     limit = 0.5 * float(machine.cost.macs(machine.cost.widths[None])[0])
-    plan = plan_of(machine, {"max_macs": limit}, multiple=16)
-    assert all(width % 16 == 0 for width in plan.kept.values())
+    plan = plan_of(machine, {"max_macs": limit}, multiple=8)
+    assert all(width % 8 == 0 for width in plan.kept.values())
+    assert len(plan.rounds) == 1
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_finer_widths_are_tried_where_multiples_stay_far_below(machine: Machine, share: float) -> None:
+    limit = share * float(machine.cost.macs(machine.cost.widths[None])[0])
+    plan = plan_of(machine, {"max_macs": limit}, multiple=32)
+    coarse, *_ = plan.rounds
+    assert all(width % 32 == 0 for width in coarse.kept.values())
+    assert coarse.measured["max_macs"] < 0.95 * limit
+    assert 0.95 * limit <= plan.measured["max_macs"] <= limit
+    assert all(width % 8 == 0 for width in plan.kept.values()), "quarters of what was asked"
+    assert plan.notes[-1].startswith("multiples of round_to are given up to come nearer to the budget, in ")
 
 
 def test_narrower_than_a_multiple_only_where_nothing_else_is_left(machine: Machine) -> None:
@@ -253,6 +269,62 @@ def test_here_with_int8_files(tmp_path: Path) -> None:
     assert plan.measured["max_latency.p50"] > 0
     assert plan.notes[0].startswith("latency table: 3 layers, from ")
     assert [file.name for file in (tmp_path / "stage").iterdir()] == ["table.json"], "trials are removed"
+
+
+def test_a_percentile_that_takes_more_calls_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    task = task_of(Net(8).eval())
+    measure = task.recipe.measure.model_copy(update={"seconds": 1e-3})
+    task = task.__class__(**{**vars(task), "recipe": task.recipe.model_copy(update={"measure": measure})})
+    batch = example_batch(task.splits.train.inputs)
+    groups, scores = scored(task.model, batch)
+    export_onnx(task.model, batch, tmp_path / "before.onnx")
+    with pytest.raises(
+        PreconditionError, match=r"prune.budget.max_latency.p99: \d+ calls in 0.001 s are too"
+    ):
+        widths_for_budget(
+            task.model,
+            task,
+            groups,
+            scores,
+            Budget.model_validate({"max_latency": {"p99": "1 ms"}}),
+            baseline=tmp_path / "before.onnx",
+            folder=tmp_path / "stage",
+            multiple=1,
+            progress=SILENT,
+        )
+    assert not [*(tmp_path / "stage").rglob("*.*")]
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ([("max_macs", 3e6, 2.9e6, None)], ["budget: max_macs 3 M asked, 2.9 M reached"]),
+        (
+            [("max_size", 4e6, 5e6, None), ("max_macs", 3e6, 2.9e6, None)],
+            [
+                "budget: max_size 4 MB asked, 5 MB reached",
+                "budget: max_macs 3 M asked, 2.9 M reached",
+                "the budget is not kept: 125 % of it is spent",
+            ],
+        ),
+        (
+            [("max_latency.p95", 5.0, 6.0, 4.9)],
+            [
+                "budget: max_latency.p95 5 ms asked, 6 ms reached when timed alone (4.9 ms by how many times "
+                "faster than before it is)",
+                "the budget is not kept: 120 % of it is spent when timed alone; the machine was quicker when "
+                "this was planned",
+            ],
+        ),
+        (
+            [("max_latency.p99", 5.0, None, None)],
+            ["budget: max_latency.p99 5 ms asked, not told by so few calls; raise measure.seconds"],
+        ),
+    ],
+)
+def test_what_became_of_a_budget_is_told(limits: list[Any], words: list[str]) -> None:
+    keys = ("name", "asked", "reached", "by_ratio")
+    assert budget_words([BudgetLimit(**dict(zip(keys, limit, strict=True))) for limit in limits]) == words
 
 
 def quick(recipe: Any) -> Any:

@@ -21,7 +21,7 @@ from pastille.measure.counts import macs
 from pastille.pruning import read_model
 from pastille.pruning.removal import layer_widths
 from pastille.pruning.units import Entries
-from pastille.recipe import FairnessLimits, Train
+from pastille.recipe import FairnessLimits, FinetuneStep, PruneStep, Train
 from pastille.stages.contract import state_digest
 from pastille.stages.pruning_tuning import growing_penalty, slowed
 from pastille.task import Task
@@ -83,9 +83,21 @@ class TestSteps:
         assert step.parameters == sum(p.numel() for p in result.module.parameters())
         assert any("step 1 of 2 already broke a limit" in note for note in result.details.notes)
 
-    def test_without_fine_tuning_none_is_judged(self, tmp_path: Path) -> None:
-        """A finetune may follow, and only after it a gate is fair."""
+    def test_without_fine_tuning_each_is_looked_at_too(self, tmp_path: Path) -> None:
         artifact, task = given(tmp_path)
+        steps = run(stage(sparsity=0.95, steps=3), artifact, task).details.steps
+        assert all(step.spent is not None and step.macs is not None for step in steps)
+        assert steps[-1].rejected
+        assert len(steps) < 3
+
+    def test_before_a_finetune_none_is_judged(self, tmp_path: Path) -> None:
+        """Only after it a gate is fair."""
+        artifact, task = given(tmp_path)
+        plan = [
+            PruneStep.model_validate({"prune": {"round_to": 1, "sparsity": 0.95, "steps": 3}}),
+            FinetuneStep.model_validate({"finetune": TUNE}),
+        ]
+        task = replace(task, recipe=task.recipe.model_copy(update={"plan": plan}))
         result = run(stage(sparsity=0.95, steps=3), artifact, task)
         assert [step.spent for step in result.details.steps] == [None] * 3
         assert result.details.steps[-1].sparsity > 0.9

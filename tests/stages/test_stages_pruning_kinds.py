@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pruning_stage import TUNE, deep, given, run, stage, tokens, transformer
+from torch import nn
 
 from pastille.errors import PreconditionError, StageError
 from pastille.measure.counts import macs
@@ -18,6 +20,12 @@ from pastille.stages import StageResult
 from pastille.stages.removing import between
 from pastille.task import example_batch
 from pastille.task.forward import forward
+
+
+def grouped() -> nn.Module:
+    torch.manual_seed(0)
+    convolutions = nn.Conv2d(1, 24, 3), nn.ReLU(), nn.Conv2d(24, 24, 3, groups=3), nn.ReLU()
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 3)).eval()
 
 
 class TestMore:
@@ -99,6 +107,18 @@ class TestMore:
         artifact, task = given(tmp_path)
         result = run(stage(layers={"conv1": 0.5}, criterion="l2"), artifact, task)
         assert layer_widths(result.module) == {"conv1": 16, "conv2": 32, "head": 3}
+
+    def test_parts_of_a_width_that_can_not_be_rounded_are_none_the_worse(self, tmp_path: Path) -> None:
+        artifact, task = given(tmp_path, grouped())
+        asked = stage(sparsity=0.4, criterion="l1", round_to=8)
+        result = run(asked, artifact, replace(task, build=grouped))
+        (changed,) = result.details.widths
+        assert (changed.module, changed.after) == ("0", 15)
+        assert "not rounded to 8" in changed.note
+        with pytest.raises(StageError, match=r"must keep multiples of 8: \['0'\]"):
+            asked.ensures(
+                artifact, replace(result, details=StageDetails(widths=(replace(changed, note=""),)))
+            )
 
     def test_promises(self, tmp_path: Path) -> None:
         artifact, _ = given(tmp_path)

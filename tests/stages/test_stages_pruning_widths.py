@@ -9,6 +9,7 @@ import pytest
 from pruning_stage import given, run, stage, tokens, trained_net
 from stages_task import Notes
 
+from pastille.errors import PreconditionError
 from pastille.measure.counts import macs
 from pastille.pruning.latency import FastWidths
 from pastille.pruning.removal import layer_widths
@@ -16,6 +17,9 @@ from pastille.stages.budget import BudgetPlan
 from pastille.task import Task
 from pastille.values import from_json
 from pastille.values.scanned import Scan
+
+
+BARELY = {"epochs": 1, "learning_rate": 1e-9, "batch_size": 16}
 
 
 def hurried(task: Task) -> Task:
@@ -35,6 +39,10 @@ class TestBudget:
         assert plan.limits["max_latency.p95"] == 10_000
         assert 0 < plan.measured["max_latency.p95"] < 10_000
         assert set(plan.notes) <= set(details.notes)
+        time, operations = details.budget
+        assert (time.name, time.by_ratio) == ("max_latency.p95", plan.measured["max_latency.p95"])
+        assert time.reached is not None
+        assert operations.reached == plan.measured["max_macs"]
         assert any(note.startswith("latency table: ") for note in details.notes)
         assert {name: change.after for change in details.widths for name in [change.module]} == {
             name: width for name, width in plan.kept.items() if width < 32
@@ -47,8 +55,30 @@ class TestBudget:
         plan = from_json(BudgetPlan, (tmp_path / "stage/steps/budget.json").read_bytes())
         assert plan.within
         assert 0.8 * most < plan.measured["max_size"] <= most
-        assert result.details.notes[-1] == plan.notes[-1]
+        (limit,) = result.details.budget
+        assert (limit.name, limit.asked, limit.by_ratio) == ("max_size", most, None)
+        assert limit.reached == pytest.approx(plan.measured["max_size"], rel=0.01)
+        assert result.details.notes[-1].startswith("budget: max_size ")
         assert layer_widths(result.module) == {**plan.kept, "head": 3}
+
+    def test_one_that_is_kept_already_is_refused_with_what_was_measured(self, tmp_path: Path) -> None:
+        artifact, task = given(tmp_path)
+        says = rf"the model already keeps to it \(max_macs {macs(artifact.file) / 1e6:.4g} M of 900 M\); lower it"
+        with pytest.raises(PreconditionError, match=says):
+            run(stage(budget={"max_macs": "900 M"}, criterion="l2"), artifact, task)
+
+    def test_the_file_that_is_given_back_is_what_is_measured(self, tmp_path: Path) -> None:
+        """The stage goes back to a step on the way to the budget, which the plan's own figures keep."""
+        artifact, task = given(tmp_path)
+        most = 0.02 * macs(artifact.file)
+        asked = stage(budget={"max_macs": most}, criterion="random", steps=4, finetune=BARELY)
+        details = run(asked, artifact, task).details
+        (limit,), steps = details.budget, details.steps
+        assert steps[-1].rejected
+        kept = [step for step in steps if not step.rejected][-1]
+        assert limit.reached == kept.macs
+        assert limit.reached > most
+        assert any(note.startswith("the budget is not kept: ") for note in details.notes)
 
     def test_heads_go_where_a_budget_needs_them(self, tmp_path: Path) -> None:
         artifact, task = given(tmp_path, tokens())

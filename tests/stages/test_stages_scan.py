@@ -106,6 +106,7 @@ def test_a_ruined_layer_is_not_ruined_further(found: Scan, task: Task) -> None:
         (effect,) = (
             e for e in found.effects if (e.technique, e.layer, e.level) == ("pruning", layer, milder)
         )
+        assert effect.loss_low is not None
         assert effect.loss_low + found.baseline_loss > np.log(10)
         assert f"{level:g}" in found.stopped[f"pruning of {layer}"]
 

@@ -1,4 +1,4 @@
-"""Scans of models and files that are not plain: grouped and padded layers, journals and files of another kind."""
+"""Scans of models and files that are not plain: grouped and padded layers, cut and foreign files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from pastille.errors import PreconditionError, UsageError
 from pastille.files import write_atomic
-from pastille.progress import SILENT
 from pastille.pruning import remove, survey
 from pastille.pruning.scores import group_scores
-from pastille.recipe import Recipe, read_recipe
+from pastille.recipe import read_recipe
 from pastille.stages.contract import state_digest
 from pastille.stages.scan_file import read_scan
 from pastille.stages.scanning import ScanSettings, scan
@@ -31,7 +30,7 @@ from pastille.stages.scanning.effects import effect, yardstick
 from pastille.stages.scanning.journal import Findings, findings
 from pastille.stages.scanning.scan import _stopped
 from pastille.task import Task, example_batch, forward, load_task
-from pastille.values import Cases, from_json, to_json
+from pastille.values import Cases, to_json
 from pastille.values.scanned import Effect, Scan, Technique
 
 
@@ -203,7 +202,12 @@ def test_one_subject_has_no_interval_and_the_file_reads_back(tmp_path: Path) -> 
 def written(folder: Path, model: nn.Module, technique: Technique = "pruning", **changed: Any) -> Path:
     told: dict[str, Any] = {"level": 0.5, "loss": 0.1, "loss_low": 0.0, "loss_high": 0.2, "metric": 0.0}
     told |= {"technique": technique, "layer": "conv1", "cases": 48, **changed}
-    found = {"model_digest": state_digest(model), "data_digest": "", "metric": "accuracy", "effects": [told]}
+    found: dict[str, Any] = {
+        "model_digest": state_digest(model),
+        "data_digest": "",
+        "metric": "accuracy",
+        "effects": [told],
+    }
     found |= {"baseline_metric": 1.0, "baseline_loss": 0.1, "confidence": 0.95, "seconds": 1.0}
     (file := folder / "scan.json").write_text(json.dumps({**found, "layers": {}, "skipped": {}}))
     return file

@@ -45,6 +45,18 @@ class Pruned:
     unrounded: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Broken(PreconditionError):  # noqa: N818, it names a result
+    """The pruned model does not run."""
+
+    def __init__(self, problem: str, layers: Collection[str] = ()) -> None:
+        where = ", ".join(sorted(layers)[:3]) or "that module"
+        super().__init__(
+            f"prune: the pruned model no longer runs ({problem}): its code fixes a width by hand; protect "
+            f"{where} in the recipe (prune.protect) or leave prune out of the plan"
+        )
+        self.problem = problem
+
+
 def survey(
     model: nn.Module, batch: Mapping[str, Tensor], *, protect: Sequence[str] = ()
 ) -> tuple[ChannelGroup, ...]:
@@ -109,23 +121,25 @@ def _proven(
     """The model without some channels, and which layers were left whole as their removal is not exact."""
     try:
         return _narrowed(original, batch, removals, protect)
-    except Unfollowed:
+    except (Unfollowed, _Broken) as error:
         odd = _unfollowed(original, batch, removals, protect)
         if not odd:  # none by itself
             raise
+        if isinstance(error, _Broken):
+            raise _Broken(error.problem, odd) from error
         return _narrowed(original, batch, removals, protect, unfollowed=odd)
 
 
 def _unfollowed(
     original: nn.Module, batch: Mapping[str, Tensor], removals: Mapping[str, Tensor], protect: Sequence[str]
 ) -> frozenset[str]:
-    """Groups whose removal alone is not what was followed, found by halving."""
+    """Groups whose removal alone does not give what was followed, found by halving."""
     try:
         _narrowed(original, batch, removals, protect)
     except PreconditionError:
         names = list(removals)
         halves = (names[: len(names) // 2], names[len(names) // 2 :])
-        if len(names) == 1:
+        if len(names) < 2:
             return frozenset(names)
         found = (_unfollowed(original, batch, {n: removals[n] for n in half}, protect) for half in halves)
         return frozenset().union(*found)
@@ -215,10 +229,7 @@ def _check_runs(model: nn.Module, pruned: nn.Module, batch: Mapping[str, Tensor]
         try:
             shape = tuple(forward(pruned, batch).shape)
         except Exception as error:
-            raise PreconditionError(
-                f"prune: the pruned model no longer runs ({one_line(error, 160)}): its code fixes a width "
-                "by hand; protect that module in the recipe (prune.protect) or leave prune out of the plan"
-            ) from error
+            raise _Broken(one_line(error, 160)) from error
     if shape != expected:
         raise PreconditionError(
             f"prune: the pruned model's output has shape {shape} instead of {expected}; "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Final
 
 from pastille.errors import PreconditionError
 from pastille.pruning.allocation import Harm, Widths, allocate, override, removals, unrounded, widths_of
@@ -118,6 +119,7 @@ def prune(
         original=original_widths or {},
         now=layer_widths(model),
     )
+    _check_types(asked, heads, blocks, protect)
     _check_shares(asked, heads, blocks)
     _check_criterion(criterion, data, loss)
     check_names(model, "protect", protect)
@@ -128,6 +130,8 @@ def prune(
         if sparsity is None and heads is None and not layers:
             return Pruned(model=model, widths={}, left_whole={})
     groups = [g for g in survey(model, batch, protect=protect) if g.kind == "channels" or heads is not None]
+    if heads is not None and not any(group.kind == "heads" for group in groups):
+        raise PreconditionError(NO_HEADS)
     scores = group_scores(
         model, groups, criterion, _evidence(model, groups, criterion, seen, loss), seed=seed
     )
@@ -220,7 +224,28 @@ def _evidence(
 
 def _weighed(data: Data) -> Iterator[WeighedBatch]:
     for inputs, targets, *weights in data:
+        if not isinstance(inputs, Mapping):
+            raise TypeError(
+                f"data must give batches of ({{input name: tensor}}, targets), as batch has it, got "
+                f"{type(inputs).__name__} for the inputs"
+            )
         yield inputs, targets, weights[0] if weights else None
+
+
+NO_HEADS: Final = "prune: heads was asked for, but the model has no attention layer; leave heads out"
+
+
+def _check_types(asked: _Asked, heads: object, blocks: object, protect: object) -> None:
+    for name, share in {"sparsity": asked.sparsity, "heads": heads, "blocks": blocks}.items():
+        if share is not None and (isinstance(share, bool) or not isinstance(share, Real)):
+            raise TypeError(f"{name} must be a number such as 0.5, got {share!r}")
+    if not isinstance(asked.round_to, int | Mapping):
+        raise TypeError(
+            f"round_to must be a whole number, or {{group: number}}, got {asked.round_to!r}; auto is for "
+            "recipes, which are measured on a machine"
+        )
+    if isinstance(protect, str):
+        raise TypeError(f"protect must be a list of names, e.g. [{protect!r}], got {protect!r}")
 
 
 def _check_shares(asked: _Asked, heads: float | None, blocks: float | None) -> None:

@@ -130,7 +130,7 @@ def widths_for_budget(
             "leave prune out of the plan"
         )
     made = _scratch(folder)
-    ranges = (quantize or Quantize()) if budget.precision == "int8" else None
+    ranges = ranges_for(budget, quantize)
     means = means_here(
         task,
         free,
@@ -156,6 +156,16 @@ def widths_for_budget(
         for file in made.iterdir():
             file.unlink()
         made.rmdir()
+
+
+def ranges_for(budget: Budget, later: StaticRanges | None) -> StaticRanges | None:
+    """How the file that a budget is about is quantized; None where that is the float one.
+
+    Args:
+        budget: As asked in the recipe.
+        later: How the plan will quantize, if it does so with fixed ranges.
+    """
+    return (later or Quantize()) if budget.precision == "int8" else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pastille.errors import IntegrityError
+from pastille.errors import IntegrityError, PreconditionError
 from pastille.files import read_bounded, write_atomic
 from pastille.progress import Progress
 from pastille.pruning import survey
@@ -16,6 +16,7 @@ from pastille.pruning.latency import FastWidths
 from pastille.pruning.units import ChannelGroup
 from pastille.recipe import Prune, QuantizeStep, StaticRanges
 from pastille.stages.budget import BudgetPlan, widths_for_budget
+from pastille.stages.closing import said
 from pastille.stages.contract import Artifact
 from pastille.stages.looking import conditions_of
 from pastille.stages.removing import Goal, Work, count_blocks, goals, scored
@@ -42,12 +43,14 @@ class Prepared:
         work: What every step needs.
         goals: What is gone after each step.
         groups: Of the model before the first step.
+        plan: What a budget came to; None where none was given.
         notes: For the record.
     """
 
     work: Work
     goals: Sequence[Goal]
     groups: tuple[ChannelGroup, ...]
+    plan: BudgetPlan | None
     notes: tuple[str, ...]
 
 
@@ -65,7 +68,7 @@ def prepared(
         progress: Shown while networks are timed.
 
     Raises:
-        PreconditionError: The model cannot be followed, or the budget cannot be reached.
+        PreconditionError: The model cannot be followed, or the budget cannot be reached, or is kept already.
     """
     groups = survey(artifact.module, example_batch(task.splits.train.inputs), protect=settings.protect)
     original = {group.name: group.num_channels for group in groups}
@@ -85,6 +88,7 @@ def prepared(
         work=work,
         goals=goals(settings, original=original, widths=widths),
         groups=groups,
+        plan=plan,
         notes=(*notes, *_other_criterion(scan, settings), *(() if plan is None else plan.notes)),
     )
 
@@ -154,11 +158,26 @@ def _budget(work: Work, artifact: Artifact, folder: Path, progress: Progress) ->
     known = _read(BudgetPlan, folder / _BUDGET)
     if known is not None:
         return known
+    plan = _planned(work, artifact, folder, progress)
+    if plan.within and all(work.original[name] == width for name, width in plan.kept.items()):
+        costs = (
+            f"{name} {said(name, plan.measured[name])} of {said(name, limit)}"
+            for name, limit in plan.limits.items()
+        )
+        raise PreconditionError(
+            f"prune.budget: the model already keeps to it ({', '.join(costs)}); lower it, or leave prune "
+            "out of the plan"
+        )
+    _write(plan, folder / _BUDGET)
+    return plan
+
+
+def _planned(work: Work, artifact: Artifact, folder: Path, progress: Progress) -> BudgetPlan:
     settings, budget = work.settings, work.settings.budget
     assert budget is not None
     found = scored(artifact.module, _everything(settings), work, progress)
     folder.mkdir(parents=True, exist_ok=True)
-    plan = widths_for_budget(
+    return widths_for_budget(
         artifact.module,
         work.task,
         found.groups,
@@ -171,11 +190,9 @@ def _budget(work: Work, artifact: Artifact, folder: Path, progress: Progress) ->
         protect=settings.protect,
         harm=work.harm,
         comparable=settings.criterion in COMPARABLE,
-        quantize=_later_int8(work.task),
+        quantize=later_int8(work.task),
         table=folder / _TABLE,
     )
-    _write(plan, folder / _BUDGET)
-    return plan
 
 
 def _write(found: Any, file: Path) -> None:
@@ -194,7 +211,7 @@ def _read(kind: type[T], file: Path) -> T | None:
         raise IntegrityError(f"{file} cannot be used: {problem}; start a new run") from None
 
 
-def _later_int8(task: Task) -> StaticRanges | None:
+def later_int8(task: Task) -> StaticRanges | None:
     """How the plan will quantize, if it does so with fixed ranges."""
     sections = [step.quantize for step in task.recipe.plan if isinstance(step, QuantizeStep)]
     return next((section for section in sections if isinstance(section, StaticRanges)), None)

@@ -6,17 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from pastille.errors import PreconditionError, StageError
 from pastille.progress import Progress
 from pastille.pruning.naming import check_names
 from pastille.pruning.structured import nothing_removed
 from pastille.recipe import Prune, Pruning, SparsePrune
-from pastille.record import PrunedStep, StageDetails
+from pastille.record import BudgetLimit, PrunedStep, StageDetails
+from pastille.stages.budget import ranges_for
+from pastille.stages.budget_spent import budget_words, spending
 from pastille.stages.changed import changes, still_whole
 from pastille.stages.contract import STEPS, Artifact, Stage, StageResult
-from pastille.stages.preparing import Prepared
+from pastille.stages.preparing import Prepared, later_int8
 from pastille.stages.pruning_tuning import members_of
 from pastille.stages.scan_file import read_scan
 from pastille.stages.sparse import SparseStage
@@ -24,6 +26,9 @@ from pastille.stages.tuning import augmentation, require_trainable
 from pastille.stages.walking import Reached, Way, parameters, walked, way_of
 from pastille.task import Task
 from pastille.train.losses import loss_problem
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _ALOT: Final = 0.3  # of what is left, in one step
 _GENTLE: Final = 0.2
@@ -96,7 +101,8 @@ class PruneStage:
         notes = [
             *way.ready.notes,
             *_steep(self.settings),
-            *_cut_short(reached, rejected, way),
+            *(cut := _cut_short(reached, rejected, way)),
+            *budget_words(budget := _spending(reached.module, way, folder, arrived=not cut)),
         ]
         for note in notes:
             progress.note(note)
@@ -107,6 +113,7 @@ class PruneStage:
             widths=widths,
             left_whole=still_whole(reached.whole, widths, artifact.module),
             steps=last.steps,
+            budget=budget,
             notes=tuple(notes),
         )
         return StageResult(module=reached.module, details=details)
@@ -126,6 +133,15 @@ class PruneStage:
         odd = [c.module for c in narrowed if c.after % settings.round_to]
         if odd:
             raise StageError(f"stage 'prune' must keep multiples of {settings.round_to}: {odd}")
+
+
+def _spending(module: nn.Module, way: Way, folder: Path, *, arrived: bool) -> tuple[BudgetLimit, ...]:
+    """What the stage's file comes to of a budget; nothing where none was given."""
+    budget, plan, task = way.settings.budget, way.ready.plan, way.task
+    if budget is None or plan is None:
+        return ()
+    ranges = ranges_for(budget, later_int8(task))
+    return spending(module, task, plan, folder, quantize=ranges, arrived=arrived)
 
 
 def _asked(ready: Prepared) -> str:

@@ -15,11 +15,12 @@ from pastille.errors import PreconditionError
 from pastille.progress import Progress
 from pastille.pruning import Pruned, remove, survey
 from pastille.pruning.allocation import allocate, removals
-from pastille.pruning.blocks import block_influences, residual_blocks, without_blocks
+from pastille.pruning.blocks import block_influences, number_of_blocks, residual_blocks, without_blocks
 from pastille.pruning.criteria import NEEDS
 from pastille.pruning.evidence import Evidence, WeighedBatch, case_weights, gather
 from pastille.pruning.removal import layer_widths
 from pastille.pruning.scores import group_scores
+from pastille.pruning.structured import NO_HEADS
 from pastille.pruning.units import ChannelGroup
 from pastille.recipe import Prune
 from pastille.stages.pruning_tuning import members_of
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _BATCH: Final = 64
-_ALMOST: Final = 1e-9  # a sixth of 6 blocks is one, whatever the float says
 
 Harm = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -149,6 +149,8 @@ def leaving(found: Scored, goal: Goal, work: Work) -> dict[str, Tensor]:
     )
     heads = [group for group in found.groups if group.kind == "heads"]
     channels = [group for group in found.groups if group.kind == "channels"]
+    if goal.heads and not heads:
+        raise PreconditionError(NO_HEADS)
     kept = share(heads, found.scores, sparsity=goal.heads or 0.0)
     if goal.widths is None:
         how = work.settings.allocation if goal.sparsity else "uniform"
@@ -193,7 +195,7 @@ def shallower(module: nn.Module, goal: Goal, work: Work) -> nn.Module:
     """
     batch, protect = example_batch(work.task.splits.train.inputs), work.settings.protect
     blocks = residual_blocks(module, batch, protect=protect) if goal.blocks else ()
-    count = int((goal.blocks or 0.0) * work.blocks + _ALMOST) - (work.blocks - len(blocks))
+    count = number_of_blocks(goal.blocks or 0.0, work.blocks) - (work.blocks - len(blocks))
     if count <= 0:
         return module
     read, rows = reader(work.task.splits.train), sampled(work.task, work.settings.samples)
@@ -213,7 +215,7 @@ def count_blocks(module: nn.Module, settings: Prune, task: Task) -> int:
         return 0
     blocks = residual_blocks(module, example_batch(task.splits.train.inputs), protect=settings.protect)
     free = sum(not block.whole for block in blocks)
-    if not free or int(settings.blocks * len(blocks) + _ALMOST) < 1:
+    if not free or number_of_blocks(settings.blocks, len(blocks)) < 1:
         why = "; ".join(sorted({f"{block.name}: {block.whole}" for block in blocks if block.whole}))
         raise PreconditionError(
             f"prune.blocks: {settings.blocks:g} of {len(blocks)} residual blocks, of which {free} can be "

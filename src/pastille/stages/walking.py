@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pastille.progress import Progress
-from pastille.recipe import Prune, Train
+from pastille.recipe import FinetuneStep, Prune, PruneStep, Train
 from pastille.record import PrunedStep
 from pastille.stages.contract import Artifact
 from pastille.stages.looking import Looking, looking
@@ -87,7 +88,7 @@ def way_of(
         progress: Shown while it works.
     """
     ready = prepared(settings, base, artifact, task, folder, progress)
-    several = settings.steps > 1 and settings.tuning is not None
+    several = settings.steps > 1 and not _mended_later(settings, task)
     return Way(
         settings=settings,
         base=base,
@@ -98,6 +99,16 @@ def way_of(
         ready=ready,
         looking=looking(artifact, task, progress) if several else None,
     )
+
+
+def _mended_later(settings: Prune, task: Task) -> bool:
+    """Whether a training of its own follows: only after it a look is fair."""
+    plan = task.recipe.plan
+    followed = (
+        isinstance(step, PruneStep) and step.prune == settings and isinstance(after, FinetuneStep)
+        for step, after in pairwise(plan)
+    )
+    return settings.tuning is None and any(followed)
 
 
 def walked(way: Way) -> tuple[Reached, Reached | None]:

@@ -59,9 +59,8 @@ def follow(model: nn.Module, batch: Mapping[str, Tensor]) -> Trace:
     Example:
         >>> from torch import nn
         >>> found = follow(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), {"input": torch.zeros(1, 2)})
-        >>> [(use.tensor, use.axis, use.role) for use in found.uses]
-        [('0.weight', 0, 'makes'), ('0.bias', 0, 'follows'), ('1.weight', 1, 'reads'), \
-('1.weight', 0, 'makes'), ('1.bias', 0, 'follows')]
+        >>> [(use.tensor, use.axis) for use in found.uses if use.role == "reads"]
+        [('0.weight', 1), ('1.weight', 1)]
     """
     account = Account(model)
     with torch.enable_grad(), _named_calls(model, account), _Following(account):

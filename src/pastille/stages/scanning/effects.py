@@ -102,7 +102,7 @@ def effect(key: Key, found: np.ndarray, held: Yardstick) -> Effect:
     rises = held.rises(found)
     mean, low, high = mean_interval(rises, weights, confidence=held.confidence, subjects=subjects)
     drops = held.baseline[1, rows] - found[1]
-    group, of_group, group_low = _worst(rises, weights, rows, held)
+    group, of_group, group_low = _worst(rises, weights, subjects, rows, held)
     return Effect(
         technique="pruning" if key[0] == "pruning" else "quantization",
         layer=key[1],
@@ -123,7 +123,7 @@ def _known(end: float) -> float | None:
 
 
 def _worst(
-    rises: np.ndarray, weights: np.ndarray, rows: np.ndarray, held: Yardstick
+    rises: np.ndarray, weights: np.ndarray, subjects: np.ndarray | None, rows: np.ndarray, held: Yardstick
 ) -> tuple[str | None, float | None, float | None]:
     """The patient group whose loss rises most, its rise and the lower end of its interval.
 
@@ -133,9 +133,13 @@ def _worst(
     seen = {words: members[rows] for words, members in held.groups.items()}
     seen = {words: here for words, here in seen.items() if here.sum() >= _SEEN}
     confidence = 1 - (1 - held.confidence) / max(1, len(seen))
-    subjects = np.arange(len(rows)) if held.subjects is None else held.subjects[rows]
     found = {
-        words: mean_interval(rises[here], weights[here], confidence=confidence, subjects=subjects[here])
+        words: mean_interval(
+            rises[here],
+            weights[here],
+            confidence=confidence,
+            subjects=None if subjects is None else subjects[here],
+        )
         for words, here in seen.items()
     }
     if not found:
