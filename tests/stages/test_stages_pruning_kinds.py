@@ -112,8 +112,8 @@ class TestMore:
         artifact, task = given(tmp_path, grouped())
         asked = stage(sparsity=0.4, criterion="l1", round_to=8)
         result = run(asked, artifact, replace(task, build=grouped))
-        (changed,) = result.details.widths
-        assert (changed.module, changed.after) == ("0", 15)
+        changed, other = result.details.widths
+        assert (changed.module, changed.after, other.after) == ("0", 15, 15)
         assert "not rounded to 8" in changed.note
         with pytest.raises(StageError, match=r"must keep multiples of 8: \['0'\]"):
             asked.ensures(

@@ -18,7 +18,6 @@ from pastille.task import Task
 from pastille.values import from_json
 from pastille.values.scanned import Scan
 
-
 BARELY = {"epochs": 1, "learning_rate": 1e-9, "batch_size": 16}
 
 
@@ -63,8 +62,10 @@ class TestBudget:
 
     def test_one_that_is_kept_already_is_refused_with_what_was_measured(self, tmp_path: Path) -> None:
         artifact, task = given(tmp_path)
-        says = rf"the model already keeps to it \(max_macs {macs(artifact.file) / 1e6:.4g} M of 900 M\); lower it"
-        with pytest.raises(PreconditionError, match=says):
+        here = f"{macs(artifact.file) / 1e6:.4g} M"
+        with pytest.raises(
+            PreconditionError, match=rf"already keeps to it \(max_macs {here} of 900 M\); lower"
+        ):
             run(stage(budget={"max_macs": "900 M"}, criterion="l2"), artifact, task)
 
     def test_the_file_that_is_given_back_is_what_is_measured(self, tmp_path: Path) -> None:
@@ -76,6 +77,7 @@ class TestBudget:
         (limit,), steps = details.budget, details.steps
         assert steps[-1].rejected
         kept = [step for step in steps if not step.rejected][-1]
+        assert limit.reached is not None
         assert limit.reached == kept.macs
         assert limit.reached > most
         assert any(note.startswith("the budget is not kept: ") for note in details.notes)

@@ -181,9 +181,9 @@ class Steps:
     least: int = 1
 
     @property
-    def quarter(self) -> int:
-        """What is tried where the usual steps are too coarse to come near a budget."""
-        return max(self.least, self.usual // 4 // self.least * self.least)
+    def sizes(self) -> tuple[int, ...]:
+        """What is tried in turn where the usual steps are too coarse to come near a budget."""
+        return self.usual, max(self.least, self.usual // 4 // self.least * self.least), self.least
 
 
 def _steps(group: ChannelGroup, multiple: int) -> Steps:
@@ -348,16 +348,16 @@ def _chosen(
     steps: Mapping[str, Steps],
     limits: Mapping[str, float],
     factors: Mapping[str, float],
-    fine: bool,
+    finer: int,
 ) -> np.ndarray:
-    """Widths that are predicted to keep to the limits, ``(G,)``; in quarters of the usual steps if fine.
+    """Widths that are predicted to keep to the limits, ``(G,)``; in finer steps than usual where asked.
 
     Raises:
         PreconditionError: Not even one unit per group does.
     """
     curves = [lost[name] for name in cost.groups]
     of = [steps[name] for name in cost.groups]
-    each = [step.quarter if fine else step.usual for step in of]
+    each = [step.sizes[finer] for step in of]
     wide = [widths_of(int(w), step) for w, step in zip(cost.widths, each, strict=True)]
     narrow = [with_narrow(w, step, least=s.least) for w, step, s in zip(wide, each, of, strict=True)]
     narrowest = np.array([w[-1] for w in narrow])

@@ -66,7 +66,7 @@ def budget_words(limits: Sequence[BudgetLimit]) -> list[str]:
 
     Example:
         >>> limit = BudgetLimit(name="max_macs", asked=3e6, reached=2.5e6, by_ratio=None)
-        >>> print("\\n".join(budget_words([limit])))
+        >>> print(*budget_words([limit]), sep=chr(10))
         budget: max_macs 3 M asked, 2.5 M reached
         the budget is not used up: 83 % of it is spent, and no widths that were tried come nearer
     """

@@ -13,14 +13,16 @@ from pastille.pruning.budgeted import summary
 from pastille.pruning.cost import Costs
 
 ROUNDS: Final = 6
+FINENESSES: Final = 3
 WITHIN: Final = 0.05  # of the budget, from below
 SIZE: Final = "max_size"
 MACS: Final = "max_macs"
 LATENCY: Final = "max_latency."
 
 Prediction = Callable[[np.ndarray], np.ndarray]  # widths (B, G) -> cost (B,)
-# Limit -> how many times its prediction is too low, and whether in finer widths than usual; to widths (G,).
-Choose = Callable[[Mapping[str, float], bool], np.ndarray]
+# Limit -> how many times its prediction is too low, and how much finer than usual widths are, from 0 on below
+# `FINENESSES`; to widths (G,).
+Choose = Callable[[Mapping[str, float], int], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +95,8 @@ def _untried(
     choose: Choose, factors: Mapping[str, float], trials: Sequence[Trial], cost: Costs, *, last: bool
 ) -> np.ndarray | None:
     """Widths that no earlier round had; None where there are none: the same again would be no other."""
-    for fine in [True] if last else [False, True]:
-        kept = choose(factors, fine)
+    for finer in range(1 if last else 0, FINENESSES):
+        kept = choose(factors, finer)
         if not any(trial.kept == cost.named(kept) for trial in trials):
             return kept
     return None
