@@ -209,6 +209,14 @@ def test_the_smallest_that_is_named_can_be_reached(machine: Machine) -> None:
     assert set(plan.kept.values()) == {1}
 
 
+def test_a_latency_is_refused_only_once_the_smallest_was_made_and_measured(machine: Machine) -> None:
+    """A latency table may think too ill of narrow networks."""
+    with pytest.raises(PreconditionError) as caught:
+        plan_of(machine, {"max_latency": {"p95": "0.1 ms"}})
+    smallest = float(str(caught.value).split("takes about ")[1].split(" ms")[0])
+    assert plan_of(machine, {"max_latency": {"p95": smallest * 1.01}}).within
+
+
 def test_a_table_that_was_kept_is_not_measured_again(machine: Machine, tmp_path: Path) -> None:
     kept_at = tmp_path / "table.json"
     budget = {"max_latency": {"p95": 4.0}}

@@ -273,6 +273,7 @@ def planned(
     # Of latencies, predictions are relative to what the whole network takes.
     whole = {name: found for name, found in begun.measured.items() if name.startswith(LATENCY)}
     trials = closed(cost, choose, predict, measure, limits, progress, whole=whole)
+    _refuse_unreachable(trials, limits, cost.named(_narrowest(cost, steps)))
     before = begun.kept
     notes += [words(n, trial, limits, before) for n, trial in enumerate(trials, start=1)]
     notes += _finer(best(trials, limits).kept, before, steps)
@@ -360,7 +361,7 @@ def _chosen(
     each = [step.sizes[finer] for step in of]
     wide = [widths_of(int(w), step) for w, step in zip(cost.widths, each, strict=True)]
     narrow = [with_narrow(w, step, least=s.least) for w, step, s in zip(wide, each, of, strict=True)]
-    narrowest = np.array([w[-1] for w in narrow])
+    narrowest = _narrowest(cost, steps)
     # First in whole multiples and with room for what is not predicted, then whatever is possible.
     attempts = [(wide, True), (narrow, True), (narrow, False)]
     for widths, roomy in attempts:
@@ -376,8 +377,34 @@ def _chosen(
             return allocate(widths, curves, aims)
         except OutOfReach as error:
             failure = error
-    name, smallest = failure.limit.name, failure.smallest
-    raise PreconditionError(
+    if failure.limit.name.startswith(LATENCY):  # a prediction is no proof: it is made and measured
+        return narrowest
+    raise _unreachable(failure.limit.name, limits, failure.smallest, narrowest)
+
+
+def _narrowest(cost: Costs, steps: Mapping[str, Steps]) -> np.ndarray:
+    """The least width of every group, ``(G,)``."""
+    each = [(int(w), steps[name]) for w, name in zip(cost.widths, cost.groups, strict=True)]
+    return np.array(
+        [with_narrow(widths_of(w, step.usual), step.usual, least=step.least)[-1] for w, step in each]
+    )
+
+
+def _refuse_unreachable(
+    trials: Sequence[Trial], limits: Mapping[str, float], narrowest: Mapping[str, int]
+) -> None:
+    """Raise if even the narrowest network was made, and does not keep to a limit."""
+    tried = next((trial for trial in trials if trial.kept == narrowest), None)
+    if tried is None or best(trials, limits).nearness(limits) <= 1:
+        return
+    name = max(limits, key=lambda name: tried.measured[name] / limits[name])
+    raise _unreachable(name, limits, tried.measured[name], np.array([*narrowest.values()]))
+
+
+def _unreachable(
+    name: str, limits: Mapping[str, float], smallest: float, narrowest: np.ndarray
+) -> PreconditionError:
+    return PreconditionError(
         f"prune.budget.{name}: {said(name, limits[name])} cannot be reached: the smallest network that this "
         f"plan can make, of {int(narrowest.sum())} units in {len(narrowest)} groups, takes about "
         f"{said(name, smallest)} here; raise it, protect fewer layers (prune.protect), or bring another model"
