@@ -109,14 +109,14 @@ class TestPrune:
 
     def test_steps_that_the_rounding_swallows_are_passed_over(self, tmp_path: Path) -> None:
         """Five steps to half of 32 channels, in multiples of 8: only 24 and 16 are on the way."""
-        artifact, task = given_model(tmp_path)
+        artifact, task = exported_model(tmp_path)
         progress = Notes()
         result = run(prune_stage(steps=5), artifact, task, progress)
         assert layer_widths(result.module)["conv1"] == 16
         assert len(progress.notes) == 2
 
     def test_rounding_that_forbids_every_cut_is_the_users_to_mend(self, tmp_path: Path) -> None:
-        artifact, task = given_model(tmp_path)
+        artifact, task = exported_model(tmp_path)
         with pytest.raises(PreconditionError, match=r"no narrower multiple of 32.*lower round_to"):
             run(prune_stage(steps=2, round_to=32), artifact, task)
 
@@ -124,7 +124,7 @@ class TestPrune:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Otherwise a model would ship that is pruned less than was asked, and nobody would know."""
-        artifact, task = given_model(tmp_path)
+        artifact, task = exported_model(tmp_path)
         real, calls = remove, []
 
         def second_fails(*args: Any, **kwargs: Any) -> Any:

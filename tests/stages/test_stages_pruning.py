@@ -105,7 +105,9 @@ class TestSteps:
     def test_much_at_once_is_noted(self, tmp_path: Path) -> None:
         artifact, task = given(tmp_path)
         notes = run(stage(sparsity=0.75, finetune=TUNE), artifact, task).details.notes
-        assert notes[0].startswith("the only step removes 75% of the channels that are left; 10 % to 20 %")
+        assert notes[0].startswith(
+            "the only step is asked to remove 75% of the channels that are left; 10 % to 20 %"
+        )
         assert "(steps: 7)" in notes[0]
 
     def test_learning_slows_from_step_to_step(self) -> None:

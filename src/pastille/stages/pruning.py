@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ALOT: Final = 0.3  # of what is left, in one step
+_NEAR: Final = 0.02  # of what was asked, in channels
 _GENTLE: Final = 0.2
 
 
@@ -101,6 +102,7 @@ class PruneStage:
         notes = [
             *way.ready.notes,
             *_steep(self.settings),
+            *([] if rejected else _short_of(self.settings, reached)),
             *(cut := _cut_short(reached, rejected, way)),
             *budget_words(budget := _spending(reached.module, way, folder, arrived=not cut)),
         ]
@@ -159,10 +161,21 @@ def _steep(settings: Prune) -> list[str]:
     if share <= _ALOT or settings.tuning is None:
         return []
     gentle = math.ceil(math.log(1 - (settings.sparsity or 0.0)) / math.log(1 - _GENTLE))
-    each = "each step removes" if settings.steps > 1 else "the only step removes"
+    each = "each step is asked to remove" if settings.steps > 1 else "the only step is asked to remove"
     return [
         f"{each} {share:.0%} of the channels that are left; 10 % to 20 % at a time cost less accuracy "
         f"(steps: {gentle})"
+    ]
+
+
+def _short_of(settings: Prune, reached: Reached) -> list[str]:
+    """That fewer channels went than was asked, in a sentence."""
+    gone = reached.steps[-1].sparsity
+    if settings.sparsity is None or gone > settings.sparsity - _NEAR or reached.steps[-1].rejected:
+        return []
+    return [
+        f"{gone:.0%} of the channels are gone, {settings.sparsity:.0%} were asked for: widths are rounded up "
+        f"to multiples (round_to: {settings.round_to}), and some layers stay whole"
     ]
 
 

@@ -177,7 +177,7 @@ def _removed(way: Way, before: Reached, number: int, goal: Goal) -> Reached:
         sparsity=share_gone(way.artifact.module, module, way.ready.groups),
         parameters=parameters(module),
         macs=None,
-        metric=None if fitted is None or not fitted.best_epoch else fitted.validation[fitted.best_epoch - 1],
+        metric=None if fitted is None else fitted.score,
         spent=None,
         rejected=False,
     )

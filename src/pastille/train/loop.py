@@ -84,6 +84,7 @@ class Fitted:
         loss: Mean training loss of each epoch.
         validation: The metric after each epoch.
         best_epoch: Counted from 1; 0 if no epoch beat the model that was given.
+        score: The metric of ``model``, the best epoch's.
     """
 
     model: nn.Module
@@ -91,6 +92,7 @@ class Fitted:
     loss: tuple[float, ...]
     validation: tuple[float, ...]
     best_epoch: int
+    score: float
 
 
 def fit(
@@ -169,6 +171,7 @@ def fit(
         loss=tuple(losses),
         validation=tuple(scores),
         best_epoch=best_epoch,
+        score=best,
     )
 
 
