@@ -157,7 +157,7 @@ class TestReachable:
             ((PRUNE, PRUNE), 250),
             ((FINETUNE,), 4000),
             ((SPARSE,), 1000),
-            ((SPARSE, PRUNE, QUANTIZE), 62.5),
+            ((PRUNE, SPARSE, QUANTIZE), 62.5),
             (({"prune": {"heads": 0.5}},), 1000),
             (({"prune": {"sparsity": 0.25, "layers": {"stem": 0.75}}},), 250),
             (({"prune": {"sparsity": 0.5, "blocks": 0.25}},), 50),
