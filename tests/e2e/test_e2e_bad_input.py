@@ -208,8 +208,8 @@ def test_a_size_that_cannot_be_reached(project: Path) -> None:
         ),
     ],
 )
-def test_a_prune_that_asks_for_what_cannot_be(project: Path, prune: Change, said: str) -> None:
-    assert said in refused(project, {"plan": [{"prune": prune}]})
+def test_a_prune_that_asks_for_what_cannot_be(new_project: Any, prune: Change, said: str) -> None:
+    assert said in refused(new_project(), {"plan": [{"prune": prune}]})
 
 
 @pytest.mark.parametrize(
