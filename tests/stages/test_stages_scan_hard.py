@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from pastille.errors import PreconditionError, UsageError
 from pastille.files import write_atomic
 from pastille.pruning import remove, survey
+from pastille.pruning.hooks import no_fast_path
 from pastille.pruning.scores import group_scores
 from pastille.recipe import read_recipe
 from pastille.stages.contract import state_digest
 from pastille.stages.scan_file import read_scan
 from pastille.stages.scanning import ScanSettings, scan
-from pastille.stages.scanning.bench import bench_of, slow_attention
+from pastille.stages.scanning.bench import bench_of
 from pastille.stages.scanning.changes import Change, pruning_changes
 from pastille.stages.scanning.effects import effect, yardstick
 from pastille.stages.scanning.journal import Findings, findings
@@ -74,7 +75,7 @@ def test_what_is_asked_answers_as_the_pruned_model(build: type[nn.Module]) -> No
     groups = survey(model, few)
     changes, _ = pruning_changes(groups, group_scores(model, groups, "l1"), [0.25, 0.5])
     assert len(changes) >= 6
-    with torch.inference_mode(), slow_attention():
+    with torch.inference_mode(), no_fast_path():
         bench = bench_of(model, task, changes)
         batch = bench.batch(np.arange(6))
         for change in changes:

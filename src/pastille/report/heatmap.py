@@ -10,11 +10,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 
 import pastille.report.text as text
 from pastille.files import write_atomic
+from pastille.report.pages import page_environment
 from pastille.values.scanned import Effect, Scan, Technique
 
 _MAX_ROWS: Final = 600
@@ -230,14 +231,7 @@ def write_heat_map(scan: Scan, path: Path, *, name: str) -> None:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("pastille.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("heatmap.html.j2")
+    return page_environment().get_template("heatmap.html.j2")
 
 
 @cache

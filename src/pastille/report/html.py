@@ -6,12 +6,13 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 
 import pastille.report.svg as svg
 from pastille.files import write_atomic
 from pastille.record import Record
+from pastille.report.pages import page_environment
 from pastille.report.text import clean
 from pastille.report.view import View, view
 
@@ -47,14 +48,7 @@ def write_report(record: Record, path: Path) -> None:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("pastille.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_bounded,
-    )
+    environment = page_environment(finalize=_bounded)
     environment.filters["capitalize_first"] = _capitalized
     return environment.get_template("report.html.j2")
 

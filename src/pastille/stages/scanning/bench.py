@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -116,14 +115,3 @@ def _in_the_form_of(changes: Sequence[Change], module: nn.Module, task: Task) ->
     if any(change.technique == "pruning" for change in changes):
         with_convolutions_(model, example_batch(task.splits.train.inputs))
     return model
-
-
-@contextmanager
-def slow_attention() -> Iterator[None]:
-    """Without PyTorch's fast path, which computes a transformer layer in one piece."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

@@ -18,10 +18,11 @@ from pastille.data.split import batches
 from pastille.errors import PreconditionError
 from pastille.progress import SILENT, Progress
 from pastille.pruning import survey
+from pastille.pruning.hooks import no_fast_path
 from pastille.pruning.scores import group_scores
 from pastille.pruning.units import ChannelGroup
 from pastille.stages.contract import state_digest
-from pastille.stages.scanning.bench import FIRST, Bench, bench_of, slow_attention
+from pastille.stages.scanning.bench import FIRST, Bench, bench_of
 from pastille.stages.scanning.changes import (
     BITS,
     Change,
@@ -197,7 +198,7 @@ def _carried_out(
         why = "; ".join(sorted(set(plan.skipped.values()))) or "it has no layer with weights"
         raise PreconditionError(f"scan: there is nothing to try on this model ({why})")
     began, cases, confidence = time.monotonic(), task.cases["validation"], task.recipe.requirements.confidence
-    with findings(journal) as found, torch.inference_mode(), slow_attention():
+    with findings(journal) as found, torch.inference_mode(), no_fast_path():
         bench = bench_of(module, task, plan.changes)
         baseline = bench.baseline(len(cases.targets), progress)
         held = yardstick(baseline, cases, _groups(task), confidence=confidence, seed=task.recipe.seed)
