@@ -7,6 +7,8 @@ file of the same precision. Nothing is fine-tuned, and weights are random: only 
 reached is measured twice, by the loop itself and afterwards anew, both in alternation with the unpruned float
 file.
 The first line of a precision includes the seconds of the latency table, which the other two take from it.
+A budget that
+no width reaches is said on the screen and left out.
 Writes benchmarks/pruning_budget.csv with the conditions, a line as soon as it is known.
 """
 
@@ -27,6 +29,7 @@ import torch
 
 from pastille.data.cases import cases
 from pastille.data.split import Split, Splits, batches
+from pastille.errors import PreconditionError
 from pastille.export import export_onnx
 from pastille.measure.latency import compare
 from pastille.progress import SILENT
@@ -115,7 +118,10 @@ def lines(name: str) -> Iterator[dict[str, Any]]:
         for precision in ("fp32", "int8"):
             fast = fast_widths(precision, threads=1, conditions=conditions, progress=SILENT)
             for share in SHARES:
-                yield line(of, precision, fast.multiple, share) | asdict(conditions)
+                try:
+                    yield line(of, precision, fast.multiple, share) | asdict(conditions)
+                except PreconditionError as error:
+                    print(f"{name}, {precision}, {share:.0%}: {error}", flush=True)
 
 
 def line(of: Subject, precision: Precision, multiple: int, share: float) -> dict[str, Any]:

@@ -34,7 +34,9 @@ HERE = Path(__file__).parent
 
 
 def settled(model: nn.Module, batch: Batch) -> nn.Module:
-    """In eval mode, batch norms with the statistics of a batch: untrained ones let all answers vanish."""
+    """In eval mode, with answers: untrained batch norms let them vanish, as do heads that begin at zero."""
+    for layer in (m for m in model.modules() if isinstance(m, nn.Linear) and not m.weight.any()):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0

@@ -10,7 +10,7 @@ mean. int8 is quantized from the sparse file on 8 random images. Forms, in bytes
     stored         as a bundle stores it: xz with a small dictionary, see `pastille.runtime.packed`
     zlib           the standard library's other one
     zstd19         at its slowest but the ones that need a gigabyte
-    bitmask        a bit for each weight, and the values that are left; bitmask_xz: that, as `stored` does it
+    bitmask        a bit for each weight, and the values that are left
     onnx_sparse    ONNX's own sparse initializers: 8 bytes for each index
 
 `ratio` is how many times as fast as the dense file of that precision, timed in turns; batch 1, one thread.
@@ -46,7 +46,7 @@ from pastille.measure.latency import compare
 from pastille.pruning.sparse import masked, weights_to_thin
 from pastille.pruning.thinning import masks_of
 from pastille.runtime import ONNXRUNTIME, load
-from pastille.runtime.packed import pack, packed_size, unpacked
+from pastille.runtime.packed import pack, unpacked
 
 HERE = Path(__file__).parent
 ASKED = ("0.7", "0.8", "0.9", "2:4")
@@ -73,14 +73,12 @@ def forms(path: Path, zstd: str | None, folder: Path) -> dict[str, float | str]:
     rest = len(data) - sum(w.nbytes for w in sparse)
     masks = b"".join(np.packbits(w != 0).tobytes() for w in sparse) + bytes(rest)
     values = b"".join(w[w != 0].tobytes() for w in sparse)
-    (folder / "bitmask").write_bytes(masks + values)
     stored, pack_s, unpack_s = packed_and_back(path, folder)
     return {
         "raw": len(data),
         "stored": stored,
         "zlib": len(zlib.compress(data)),
         "bitmask": len(masks) + len(values),
-        "bitmask_xz": packed_size(folder / "bitmask") or len(masks) + len(values),
         "onnx_sparse": onnx_sparse(path),
         "zstd19": "" if slowest is None else int(slowest.communicate()[0]),
         "pack_cpu_s": round(pack_s, 2),
@@ -161,7 +159,7 @@ def main() -> None:
                 writer.writeheader()
             writer.writerow(row)
             file.flush()
-            print({key: row[key] for key in list(row)[:18]}, flush=True)
+            print({key: row[key] for key in list(row)[:17]}, flush=True)
 
 
 if __name__ == "__main__":
