@@ -85,7 +85,7 @@ class TestSteps:
 
     def test_without_fine_tuning_each_is_looked_at_too(self, tmp_path: Path) -> None:
         artifact, task = given(tmp_path)
-        steps = run(stage(sparsity=0.95, steps=3), artifact, task).details.steps
+        steps = run(stage(sparsity=0.95, steps=3, criterion="random"), artifact, task).details.steps
         assert all(step.spent is not None and step.macs is not None for step in steps)
         assert steps[-1].rejected
         assert len(steps) < 3
@@ -192,11 +192,11 @@ class TestTraining:
         nn.init.constant_(model.weight, 2.0)
         weight = [Entries(parameter="weight", axis=0, indices=torch.tensor([0]))]
         most = 2 * np.log(1 / 0.05) / (rate * steps)
-        penalty = growing_penalty(weight, most=most, steps=steps)
+        penalty = growing_penalty(weight, most=most)
         optimizer = torch.optim.SGD(model.parameters(), rate)
-        for _ in range(steps):
+        for step in range(1, steps + 1):
             optimizer.zero_grad()
-            penalty(model).backward()  # type: ignore[no-untyped-call]
+            penalty(model, step / steps).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         assert float(model.weight.detach()) == pytest.approx(2.0 * 0.05, rel=0.05)
 

@@ -218,4 +218,4 @@ def test_options_are_what_was_asked() -> None:
     assert found["method"] == "qat"
     assert found["train"]["epochs"] == 4
     assert found["freeze_observers_after"] == 0.6
-    assert found["distill"] == {"alpha": 0.3, "temperature": 2.0}
+    assert found["distill"] == {"alpha": 0.3, "temperature": 2.0, "method": "kl", "hints": None}

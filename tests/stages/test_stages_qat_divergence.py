@@ -20,7 +20,9 @@ from pastille.runtime import load
 from pastille.stages.qat_training import Standing, Trained, divergence, train_in_int8
 from pastille.stats.metrics import selection_metric, selection_value
 from pastille.task import Task, example_batch
-from pastille.train import fit
+from pastille.task.digest import state_digest
+from pastille.train import checkpoint, fit
+from pastille.train.checkpoint import Checkpoint
 
 HEALTHY = (0.01, 0.05, 0.2)
 HUGE = (30.0, 1e4, 1e20, 1e38)
@@ -44,7 +46,7 @@ def started(regression: bool, seed: int = 0) -> tuple[Task, Prepared, bytes]:
 
 def trained(task: Task, ready: Prepared, learning_rate: float, **changes: Any) -> Trained:
     given = {"epochs": 3, "batch_size": 16, **changes}
-    augment = given.pop("augment", None)
+    augment, keep = given.pop("augment", None), given.pop("keep", None)
     settings = Train(learning_rate=10 * learning_rate, **given)  # a tenth is taken
     return train_in_int8(
         ready.simulation,
@@ -54,6 +56,7 @@ def trained(task: Task, ready: Prepared, learning_rate: float, **changes: Any) -
         distill=None,
         augment=augment,
         progress=Notes(),
+        keep=keep,
     )
 
 
@@ -134,6 +137,36 @@ def test_no_batch_is_wasted_on_a_loss_that_is_not_finite() -> None:
     found = trained(task, ready, 1e37, momentum=0.0, augment=counted)
     assert "stopped in epoch 1: the loss became" in found.stopped
     assert len(calls) == 2  # of the three of an epoch: the first step did it, the second batch shows it
+
+
+class StoppedError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("at", [2, 4, 11])
+@pytest.mark.parametrize("more", [{}, {"ema": 0.8}], ids=["weights", "average"])
+def test_a_killed_training_goes_on_as_if_it_had_not_been(
+    more: dict[str, Any], at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within an epoch too, while ranges follow and after they are fixed: weights and ranges, bit for bit."""
+    task, ready, _ = started(False)
+    written: list[int] = []
+    write = Checkpoint.write
+
+    def writing(self: Checkpoint, standing: Any) -> None:
+        write(self, standing)
+        written.append(standing.numbers["step"])
+        if len(written) == at:
+            raise StoppedError
+
+    monkeypatch.setattr(checkpoint, "_SOON_S", 0.0)
+    monkeypatch.setattr(checkpoint, "_LATEST_S", 0.0)
+    monkeypatch.setattr(Checkpoint, "write", writing)
+    with pytest.raises(StoppedError):
+        trained(task, ready, 0.01, epochs=4, keep=tmp_path, **more)
+    found, whole = (trained(task, ready, 0.01, epochs=4, keep=keep, **more) for keep in (tmp_path, None))
+    assert (written[-1], found.curve) == (11, whole.curve)
+    assert state_digest(found.model) == state_digest(whole.model)
 
 
 def test_the_simulation_that_is_given_stays_as_it_is() -> None:

@@ -22,7 +22,7 @@ from pastille.errors import PreconditionError, StageError
 from pastille.pruning.sparse import in_fours, share_gone, weights_to_thin, zero_masks
 from pastille.quantization.blocks import dequantized, round_to_nearest
 from pastille.quantization.gptq import gptq
-from pastille.recipe import FinetuneStep, QatQuantize, Quantize, Recipe, SparsePrune, Train
+from pastille.recipe import Finetune, FinetuneStep, QatQuantize, Quantize, Recipe, SparsePrune, Train
 from pastille.record import StageDetails
 from pastille.stages import Artifact, StageResult, run_stage, stage_for
 from pastille.stages.pruning import pruning_stage
@@ -188,7 +188,7 @@ def test_zeros_outlive_fine_tuning(tmp_path: Path) -> None:
     artifact, task = given(tmp_path)
     sparse = run(artifact, task, tmp_path, method="unstructured", sparsity=0.8).module
     (tmp_path / "finetune").mkdir()
-    tuning = stage_for(FinetuneStep(finetune=Train(epochs=3, learning_rate=0.05)), tmp_path)
+    tuning = stage_for(FinetuneStep(finetune=Finetune(epochs=3, learning_rate=0.05)), tmp_path)
     after = run_stage(
         tuning, Artifact(module=sparse, file=artifact.file, sparse=True), task, tmp_path / "finetune", Notes()
     ).module
@@ -206,7 +206,7 @@ def test_zeros_that_no_stage_put_there_are_trained(tmp_path: Path) -> None:
     name = next(name for name, p in reversed(list(module.named_parameters())) if p.ndim > 1)
     torch.nn.init.zeros_(module.get_parameter(name))
     (tmp_path / "finetune").mkdir()
-    tuning = stage_for(FinetuneStep(finetune=Train(epochs=1, learning_rate=0.05)), tmp_path)
+    tuning = stage_for(FinetuneStep(finetune=Finetune(epochs=1, learning_rate=0.05)), tmp_path)
     dense = Artifact(module=module, file=artifact.file)
     after = run_stage(tuning, dense, task, tmp_path / "finetune", Notes()).module
     assert bool((after.get_parameter(name) != 0).any())

@@ -14,19 +14,20 @@ from pastille.data.split import Split
 from pastille.errors import DataError
 from pastille.pruning import prune
 from pastille.recipe import Train
-from pastille.train import Extras, fit
+from pastille.train import Extras, Objective, fit
+from pastille.train.batches import Drawn, steps
 from pastille.train.fair import (
+    RobustLoss,
     attributes_of,
     case_weights,
     means_by_group,
     memberships,
     rate_for,
-    robust_loss,
     shifted,
     worst_group,
 )
-from pastille.train.loop import Choice, steps
 from pastille.train.losses import case_losses_for
+from pastille.train.scoring import Choice
 from pastille.values import Cases
 
 LABELS = ("healthy", "ill")
@@ -114,9 +115,19 @@ class TestByHand:
     def test_the_first_step_is_the_mean_of_the_groups(self) -> None:
         _, cases = planted(200, 1)
         members = memberships(cases, ["site"], least=5)
-        outputs, targets = torch.zeros(200), torch.from_numpy(cases.targets)
-        loss = robust_loss(case_losses_for(cases), members, steps=10)
-        assert float(loss({}, outputs, targets, np.arange(200))) == pytest.approx(math.log(2), rel=1e-5)
+        batch = Drawn(
+            inputs={},
+            targets=torch.from_numpy(cases.targets),
+            rows=np.arange(200),
+            of=200,
+            step=0,
+            epoch=1,
+            ends_epoch=True,
+            done=0.0,
+            view=0,
+        )
+        loss = RobustLoss(case_losses_for(cases), members, steps=10)
+        assert float(loss(batch, torch.zeros(200))) == pytest.approx(math.log(2), rel=1e-5)
 
     def test_an_epoch_is_as_good_as_its_worst_group(self) -> None:
         _, cases = planted(400, 2)
@@ -148,8 +159,11 @@ def test_the_worst_group_loses_less_at_equal_sparsity() -> None:
         pruned = prune(base, batch, sparsity=0.75, criterion="l1").model
         members = [memberships(data[1], ["site"]) for data in (train, validation)]
         total = settings.epochs * steps(train[0].n, settings)
-        robust = robust_loss(case_losses_for(train[1]), members[0], steps=total)
-        fair = Extras(loss=robust, chosen_by=worst_group(validation[1], members[1]))
+        robust = RobustLoss(case_losses_for(train[1]), members[0], steps=total)
+        fair = Extras(
+            objective=lambda _, by=robust: Objective(loss=by),  # type: ignore[misc]
+            chosen_by=worst_group(validation[1], members[1]),
+        )
         for name, extras in (("plain", Extras()), ("protect", fair)):
             tuned = fit(pruned, train, validation, settings, seed=seed, extras=extras)
             worst[name].append(float(losses_of(tuned.model, test).max()))

@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 from train_data import LABELS, blobs, line, net, paired, settings
 
+import pastille.train.batches
 import pastille.train.loop
 from pastille.errors import PreconditionError
+from pastille.progress import Silent
 from pastille.stages.contract import state_digest
 from pastille.stats.metrics import headline_value
 from pastille.task import forward
-from pastille.train import Fitted, fit
-from pastille.train.loop import epoch_rows, optimizer_for, reader, steps
+from pastille.train import Extras, Fitted, Objective, fit
+from pastille.train.batches import Drawn, epoch_rows, reader, steps
+from pastille.train.precision import dtype_for
 
 TRAIN, VALIDATION = blobs(60, 0), blobs(30, 1)
 
@@ -154,8 +157,11 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_the_rate(optimizer: str) 
             return out
 
     asked = settings(batch_size=32, optimizer=optimizer, learning_rate=0.125)
-    with pytest.raises(PreconditionError, match=r"^tuning: the loss became nan in epoch 2; lower") as caught:
+    with pytest.raises(PreconditionError, match=r"^tuning: the loss became nan in epoch 2, in") as caught:
         fit(Explodes(), TRAIN, VALIDATION, asked, seed=0, what="tuning")
+    order = np.random.default_rng([0, 2]).permutation(60)
+    first = ", ".join(map(str, order[:5]))
+    assert f"batch of cases {first} and 27 more, whose inputs are finite; lower" in str(caught.value)
     assert "learning_rate (now 0.125)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -225,7 +231,7 @@ def test_reading_lazily_gives_the_same_weights_as_reading_at_once(monkeypatch: p
     split, cases = TRAIN
     at_once, lazily = Lazy(np.stack(list(split.inputs))), Lazy(np.stack(list(split.inputs)))
     first = fit(net(), (replace(split, inputs=at_once), cases), VALIDATION, settings(), seed=0)
-    monkeypatch.setattr(pastille.train.loop, "_IN_MEMORY_BYTES", split.n * 3 * 4 - 1)
+    monkeypatch.setattr(pastille.train.batches, "_IN_MEMORY_BYTES", split.n * 3 * 4 - 1)
     second = fit(net(), (replace(split, inputs=lazily), cases), VALIDATION, settings(), seed=0)
     assert state_digest(first.model) == state_digest(second.model)
     assert at_once.reads == split.n + 1  # one to see how large it is
@@ -234,7 +240,7 @@ def test_reading_lazily_gives_the_same_weights_as_reading_at_once(monkeypatch: p
 
 @pytest.mark.parametrize("limit", [0, 1 << 30], ids=["lazily", "at once"])
 def test_batches_are_read_in_the_order_that_is_asked(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pastille.train.loop, "_IN_MEMORY_BYTES", limit)
+    monkeypatch.setattr(pastille.train.batches, "_IN_MEMORY_BYTES", limit)
     inputs = [{"ids": np.array([i]), "mask": np.array([1.0, i], np.float32)} for i in range(6)]
     batch = reader(paired(inputs, np.arange(6), "multiclass", LABELS)[0])(np.array([4, 0, 5]))
     assert batch["ids"].tolist() == [[4], [0], [5]]
@@ -252,8 +258,7 @@ def test_augmentation_sees_training_batches_and_a_seeded_generator() -> None:
         fit(net(), TRAIN, VALIDATION, settings(epochs=2, batch_size=30), seed=5, augment=augment)
     assert [shape for shape, _ in seen[:4]] == [(30, 3)] * 4  # never validation
     assert seen[:4] == seen[4:]
-    generator = torch.Generator().manual_seed(5)
-    assert seen[0][1] == float(torch.rand(1, generator=generator))
+    assert len({drawn for _, drawn in seen[:4]}) == 4  # another at each step
 
 
 def test_augmentation_changes_what_is_learned_and_not_the_data() -> None:
@@ -337,20 +342,6 @@ def test_a_model_that_fails_in_train_mode_is_one_line() -> None:
         fit(Fails(3, 3), TRAIN, VALIDATION, settings(), seed=0)
 
 
-def test_the_rate_falls_along_half_a_cosine_or_stays() -> None:
-    def rates(schedule: str) -> list[float]:
-        optimizer, scheduler = optimizer_for(net(), settings(epochs=2, schedule=schedule), steps=2)
-        found = []
-        for _ in range(4):
-            found.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            scheduler.step()
-        return found
-
-    assert rates("constant") == [0.05] * 4
-    assert rates("cosine") == pytest.approx([0.05 * 0.5 * (1 + np.cos(np.pi * k / 4)) for k in range(4)])
-
-
 def test_the_first_of_several_answers_is_trained() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:
@@ -363,3 +354,160 @@ def test_the_first_of_several_answers_is_trained() -> None:
     fitted: Fitted = fit(Pair(), TRAIN, VALIDATION, settings(epochs=6), seed=0)
     assert max(fitted.validation) > 0.8
     assert forward(fitted.model, {"input": torch.ones(2, 3)}).shape == (2, 3)
+
+
+def with_nan(cases: list[int]) -> tuple[Any, Any]:
+    split, held = TRAIN
+    inputs = np.array(split.inputs)
+    inputs[cases, 1] = np.nan
+    return replace(split, inputs=inputs, ids=np.array([f"p{i}" for i in range(60)])), held
+
+
+def test_cases_whose_inputs_are_not_finite_are_named() -> None:
+    with pytest.raises(PreconditionError) as caught:
+        fit(net(), with_nan([7, 30]), VALIDATION, settings(batch_size=60), seed=0)
+    said = str(caught.value)
+    assert "epoch 1: the inputs of cases p" in said
+    assert {"p7", "p30"} <= set(said.replace(",", " ").split())
+    assert said.endswith("hold NaN or infinity; mend them")
+
+
+def test_a_training_ends_at_the_step_that_shows_that_it_diverged() -> None:
+    """On a CPU each loss is looked at."""
+    calls: list[int] = []
+
+    def counted(x: Tensor, generator: torch.Generator) -> Tensor:
+        calls.append(len(x))
+        return x * float("nan") if len(calls) == 6 else x
+
+    with pytest.raises(PreconditionError, match="nan in epoch 2"):
+        fit(net(), TRAIN, VALIDATION, settings(), seed=0, augment=counted)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("counts_from", [0.0, 0.6])
+def test_patience_counts_epochs_that_may_be_kept(counts_from: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [0.9, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.04, 0.03, 0.02, 0.01]
+    watched(monkeypatch, scores[1:] if counts_from else scores)
+    extras = Extras(counts_from=counts_from)
+    fitted = fit(net(), TRAIN, VALIDATION, settings(epochs=10, patience=2), seed=0, extras=extras)
+    last, best = (8, 6) if counts_from else (2, 0)
+    assert (len(fitted.validation), fitted.best_epoch) == (last, best)
+    assert fitted.stopped == f"ended after epoch {last}: none of the last 2 was better"
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.flatten() for p in model.parameters()])
+
+
+def test_long_gradients_are_clipped() -> None:
+    norms: list[float] = []
+
+    def noted(model: nn.Module) -> None:
+        norms.append(
+            float(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm())
+        )
+
+    before, after = net(dropout=0), []
+    asked = settings(epochs=1, batch_size=60, momentum=0, weight_decay=0, clip_norm=1e-3)
+    for given in (asked, asked.model_copy(update={"clip_norm": None})):
+        extras = Extras(before_step=noted, counts_from=1.0)
+        after.append(fit(before, TRAIN, VALIDATION, given, seed=0, extras=extras).model)
+    with torch.no_grad():
+        moved = [float((flat(model) - flat(before)).norm()) for model in after]
+    assert moved[0] == pytest.approx(0.05 * 1e-3, rel=0.01)
+    assert moved[1] == pytest.approx(0.05 * norms[1], rel=0.01)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.SyncBatchNorm])
+@pytest.mark.parametrize(("n", "size"), [(30, 1), (1, 16)])
+def test_batch_norm_of_one_case_is_refused_before_the_first_step(kind: type, n: int, size: int) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), kind(8), nn.Linear(8, 3))
+    with pytest.raises(
+        PreconditionError, match=r"batch norms such as 1 need two cases .* raise it"
+    ) as caught:
+        fit(model, blobs(n, 0), VALIDATION, settings(batch_size=size), seed=0)
+    assert f"batch_size {size}, {n} cases" in str(caught.value)
+
+
+def test_a_batch_norm_that_is_frozen_may_see_one_case() -> None:
+    class Frozen(nn.BatchNorm1d):
+        def train(self, mode: bool = True) -> Frozen:
+            super().train(False)
+            return self
+
+    model = nn.Sequential(nn.Linear(3, 8), Frozen(8), nn.Linear(8, 3))
+    assert fit(model, TRAIN, VALIDATION, settings(batch_size=1, epochs=1), seed=0).loss
+
+
+@pytest.mark.parametrize("empty", ["train", "validation"])
+def test_no_case_is_refused(empty: str) -> None:
+    data = {"train": TRAIN, "validation": VALIDATION, empty: blobs(0, 0)}
+    with pytest.raises(PreconditionError, match=f"there is no case in {empty}; training needs both"):
+        fit(net(), data["train"], data["validation"], settings(), seed=0)
+
+
+class Noted(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_epochs_that_take_long_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Noted()
+    fit(net(), TRAIN, VALIDATION, settings(), seed=0, progress=told)
+    assert len(told.notes) == 1
+    monkeypatch.setattr(pastille.train.loop, "_LONG_S", 0.0)
+    found = fit(net(), TRAIN, VALIDATION, settings(), seed=0, progress=told, what="tuning")
+    expected = (
+        f"tuning: epoch 2 of 3: loss {found.loss[1]:.3f}, validation accuracy {found.validation[1]:.3f}"
+    )
+    assert told.notes[2] == expected
+
+
+@pytest.mark.parametrize("precision", ["bf16", "auto"])
+def test_lower_precision_learns_as_well(precision: str) -> None:
+    asked = settings(epochs=8, precision=precision)
+    fitted = fit(net(), TRAIN, VALIDATION, asked, seed=0)
+    assert accuracy(fitted.model) > 0.9
+    assert {p.dtype for p in fitted.model.parameters()} == {torch.float32}
+
+
+def test_answers_reach_the_loss_in_full_precision() -> None:
+    seen: list[torch.dtype] = []
+
+    def loss(batch: Drawn, outputs: Tensor) -> Tensor:
+        seen.append(outputs.dtype)
+        return outputs.square().mean()
+
+    extras = Extras(objective=lambda _: Objective(loss=loss))
+    fit(net(), TRAIN, VALIDATION, settings(epochs=1, precision="bf16"), seed=0, extras=extras)
+    assert set(seen) == {torch.float32}
+
+
+def test_fp16_needs_a_gpu() -> None:
+    with pytest.raises(PreconditionError, match="fp16 needs a CUDA device, but this training runs on cpu"):
+        dtype_for("fp16", "cpu")
+
+
+def test_auto_takes_bf16_where_there_are_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, expected in (
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False}, None),
+        ({}, None),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
+        assert dtype_for("auto", "cpu") == expected
+
+
+def test_targets_are_those_that_metrics_read() -> None:
+    """Where the two differ, as with labels that are counted from another number."""
+    split, held = TRAIN
+    off = replace(split, targets=(split.targets + 1) % 3)
+    one, other = (fit(net(), (s, held), VALIDATION, settings(), seed=0) for s in (split, off))
+    assert state_digest(one.model) == state_digest(other.model)

@@ -8,8 +8,17 @@ import torch
 import torch.nn.functional as F
 from train_data import LABELS, net, paired, settings
 
+from pastille.errors import PreconditionError
 from pastille.train import fit
-from pastille.train.losses import case_losses_for, class_weights, classification_loss, loss_for
+from pastille.train.losses import (
+    case_losses_for,
+    class_weights,
+    classification_loss,
+    labels_loss,
+    labels_losses,
+    loss_for,
+    settings_problem,
+)
 from pastille.values import Cases, Kind
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -141,3 +150,120 @@ def test_balanced_losses_of_cases_count_every_class_the_same() -> None:
     outputs, truth = torch.zeros(4), torch.from_numpy(held.targets)
     ratio = balanced(outputs, truth) / plain(outputs, truth)
     torch.testing.assert_close(ratio, torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0]))
+
+
+def focal_by_hand(x: torch.Tensor, y: torch.Tensor, gamma: float, alpha: float | None) -> torch.Tensor:
+    """The formula of arXiv:1708.02002, equations 4 and 5, of yes-or-no questions."""
+    p = x.double().sigmoid()
+    truth = y.double()
+    p_t = p * truth + (1 - p) * (1 - truth)
+    each = -(1 - p_t).pow(gamma) * p_t.log()
+    return each if alpha is None else (alpha * truth + (1 - alpha) * (1 - truth)) * each
+
+
+class TestFocal:
+    """Against its formula; and against cross-entropy where it is the same."""
+
+    truth = torch.tensor([0, 1, 1, 0, 2, 2, 0, 0])
+    logits = 2 * torch.randn(8, 3, generator=GENERATOR)
+
+    @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+    def test_of_two_classes(self, gamma: float) -> None:
+        one, truth = self.logits[:, 0], self.truth.clamp(max=1)
+        expected = focal_by_hand(one, truth, gamma, None)
+        loss = loss_for(cases(truth.numpy(), "binary"), focal=gamma)(one, truth)
+        torch.testing.assert_close(loss.double(), expected.mean(), rtol=1e-5, atol=1e-6)
+        two = torch.stack([torch.zeros(8), one], dim=1)
+        torch.testing.assert_close(loss_for(cases(truth.numpy(), "binary"), focal=gamma)(two, truth), loss)
+        each = case_losses_for(cases(truth.numpy(), "binary"), focal=gamma)(one, truth)
+        torch.testing.assert_close(each.double(), expected, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("gamma", [0.0, 2.0])
+    def test_of_several_classes_and_their_weights(self, gamma: float) -> None:
+        p = self.logits.double().softmax(dim=1)[torch.arange(8), self.truth]
+        each = -(1 - p).pow(gamma) * p.log()
+        loss = loss_for(cases(self.truth.numpy()), focal=gamma)(self.logits, self.truth)
+        torch.testing.assert_close(loss.double(), each.mean(), rtol=1e-5, atol=1e-6)
+        weights = class_weights(self.truth.numpy(), 3).double()[self.truth]
+        loss = loss_for(cases(self.truth.numpy()), focal=gamma, balanced=True)(self.logits, self.truth)
+        torch.testing.assert_close(
+            loss.double(), (weights * each).sum() / weights.sum(), rtol=1e-5, atol=1e-6
+        )
+
+    @pytest.mark.parametrize("balanced", [False, True])
+    def test_of_several_labels(self, balanced: bool) -> None:
+        truth = torch.from_numpy(np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 0, 1]]))
+        x = self.logits[:4]
+        held = Cases(kind="multilabel", split="train", targets=truth.numpy(), labels=LABELS)
+        weight = torch.where(truth == 1, torch.tensor([1 / 3, 3.0, 3.0]), 1.0) if balanced else 1.0
+        expected = (weight * focal_by_hand(x, truth, 2.0, None)).mean()
+        loss = loss_for(held, focal=2.0, balanced=balanced)(x, truth)
+        torch.testing.assert_close(loss.double(), expected.double(), rtol=1e-5, atol=1e-6)
+
+    def test_of_pixels(self) -> None:
+        x, truth = (
+            torch.randn(2, 3, 4, 4, generator=GENERATOR),
+            torch.randint(3, (2, 4, 4), generator=GENERATOR),
+        )
+        held = Cases(kind="segmentation", split="train", targets=truth.numpy(), labels=LABELS)
+        p = x.double().softmax(dim=1).gather(1, truth[:, None])
+        expected = (-(1 - p).square() * p.log()).mean()
+        loss = loss_for(held, focal=2.0)(x, truth)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+
+    def test_alpha_is_what_weights_of_classes_are(self) -> None:
+        """The paper's alpha: of two classes, balanced, that of torchvision's `sigmoid_focal_loss`."""
+        truth = torch.tensor([0, 0, 0, 1])
+        x = torch.tensor([0.3, -2.0, 1.0, 0.7])
+        expected = focal_by_hand(x, truth, 2.0, 0.75).sum() / torch.tensor([0.25, 0.25, 0.25, 0.75]).sum()
+        loss = loss_for(cases(truth.numpy(), "binary"), focal=2.0, balanced=True)(x, truth)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+    def test_slopes_stay_finite_where_the_model_is_sure(self, gamma: float) -> None:
+        for x in (torch.tensor([200.0, -200.0]), torch.tensor([-200.0, 200.0])):
+            x = x.requires_grad_()
+            loss = loss_for(cases(np.array([1, 0]), "binary"), focal=gamma)(x, torch.tensor([1, 0]))
+            (slope,) = torch.autograd.grad(loss, x)
+            assert loss.isfinite()
+            assert slope.isfinite().all()
+
+
+class TestSmoothing:
+    truth = torch.tensor([0, 1, 1, 0, 2, 2])
+    logits = torch.randn(6, 3, generator=GENERATOR)
+
+    @pytest.mark.parametrize("balanced", [False, True])
+    def test_of_several_classes(self, balanced: bool) -> None:
+        weight = class_weights(self.truth.numpy(), 3) if balanced else None
+        expected = F.cross_entropy(self.logits, self.truth, weight=weight, label_smoothing=0.1)
+        loss = loss_for(cases(self.truth.numpy()), smoothing=0.1, balanced=balanced)
+        torch.testing.assert_close(loss(self.logits, self.truth), expected)
+
+    @pytest.mark.parametrize("balanced", [False, True])
+    def test_one_logit_means_the_same_as_two(self, balanced: bool) -> None:
+        one, truth = self.logits[:, 0], self.truth.clamp(max=1)
+        two = torch.stack([torch.zeros(6), one], dim=1)
+        loss = loss_for(cases(truth.numpy(), "binary"), smoothing=0.2, balanced=balanced)
+        torch.testing.assert_close(loss(one, truth), loss(two, truth))
+
+    def test_of_labels_half_goes_to_the_other_answer(self) -> None:
+        truth = torch.from_numpy(np.array([[1, 0, 0], [1, 1, 0]]))
+        held = Cases(kind="multilabel", split="train", targets=truth.numpy(), labels=LABELS)
+        expected = F.binary_cross_entropy_with_logits(self.logits[:2], truth * 0.8 + 0.1)
+        torch.testing.assert_close(loss_for(held, smoothing=0.2)(self.logits[:2], truth), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"loss": "focal"}, "loss: focal is for classes, labels and pixels, but the task is a regression"),
+        ({"label_smoothing": 0.1}, "label_smoothing is for classes, labels and pixels, but the task is a"),
+    ],
+)
+def test_what_is_for_classes_is_refused_for_numbers(given: dict[str, object], problem: str) -> None:
+    held = cases(np.array([1.0, 2.0]), "regression")
+    for make in (labels_loss, labels_losses):
+        with pytest.raises(PreconditionError, match=problem):
+            make(held, settings(**given))
+    assert settings_problem("segmentation", settings(**given)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -76,6 +77,22 @@ class Thinning:
             self.masks = self._chosen(cubic_sparsity(level / _LEVELS, target=self.sparsity, until=1.0))
             self._bring_back(model)
         masked(model, self.masks)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it remembers, for a training that is killed; nothing before the first step."""
+        parts = {"masks": self.masks, "aside": self._aside, "movement": self._movement}
+        tensors = {f"{part}/{name}": x for part, of in parts.items() for name, x in of.items()}
+        return {"level": torch.tensor(self._level), **tensors}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what `state_dict` gave."""
+        parts: dict[str, dict[str, Tensor]] = {"masks": {}, "aside": {}, "movement": {}}
+        for key, value in tensors.items():
+            part, _, name = key.partition("/")
+            if name:
+                parts[part][name] = value
+        self.masks, self._aside, self._movement = parts.values()
+        self._level = int(tensors["level"])
 
     def _begin(self, model: nn.Module) -> None:
         for name in self.thinned.axes:

@@ -18,7 +18,8 @@ from pastille.errors import RecipeError
 from pastille.recipe.pruning import SECTION_OF as PRUNING
 from pastille.recipe.pruning import Prune
 from pastille.recipe.quantizing import SECTION_OF, MixedQuantize, Quantization
-from pastille.recipe.sections import STEPS, PruneStep, QuantizeStep, Recipe, SourceData
+from pastille.recipe.sections import STEPS, DistillStep, PruneStep, QuantizeStep, Recipe, SourceData
+from pastille.recipe.training import DistillTraining, Student, Teacher
 
 MAX_RECIPE_BYTES = 1 << 20
 
@@ -159,6 +160,8 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[str, Path, bool]]:
     for index, step in enumerate(recipe.plan):
         if isinstance(step, PruneStep) and isinstance(step.prune, Prune) and step.prune.scan is not None:
             yield f"plan.{index}.prune.scan", step.prune.scan, False
+        if isinstance(step, DistillStep):
+            yield from _brought(step.distill, f"plan.{index}.distill")
         mixed = step.quantize if isinstance(step, QuantizeStep) else None
         if isinstance(mixed, MixedQuantize) and mixed.scan is not None:
             yield f"plan.{index}.quantize.scan", mixed.scan, False
@@ -168,6 +171,22 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[str, Path, bool]]:
             yield "data.source", Path(source), False
     else:
         yield "data.path", recipe.data.path, recipe.data.reader == "image_folder"
+
+
+def _brought(asked: DistillTraining, key: str) -> Iterator[tuple[str, Path, bool]]:
+    """Files of the students and teachers that are models of their own."""
+    sections: dict[str, Sequence[Student | Teacher]] = {
+        "student": asked.students or [],
+        "teachers": asked.teachers,
+    }
+    for name, given in sections.items():
+        for number, section in enumerate(given):
+            where = f"{key}.{name}.{number}" if isinstance(getattr(asked, name), list) else f"{key}.{name}"
+            file, _, _ = (section.model or "").rpartition(":")
+            if file.endswith(".py"):
+                yield f"{where}.model", Path(file), False
+            if section.weights is not None:
+                yield f"{where}.weights", section.weights, False
 
 
 def _override(asked: object, overrides: Sequence[str]) -> object:

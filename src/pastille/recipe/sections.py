@@ -12,7 +12,7 @@ from pastille.recipe.pruning import Pruning
 from pastille.recipe.quantities import Bytes, Share
 from pastille.recipe.quantizing import Quantization
 from pastille.recipe.section import Section
-from pastille.recipe.training import Train
+from pastille.recipe.training import DistillTraining, Finetune
 
 Risk = Literal["critical", "high", "medium", "low"]
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression", "segmentation", "custom"]
@@ -266,7 +266,13 @@ class PruneStep(Section):
 class FinetuneStep(Section):
     """Plan entry."""
 
-    finetune: Train
+    finetune: Finetune
+
+
+class DistillStep(Section):
+    """Plan entry."""
+
+    distill: DistillTraining
 
 
 class QuantizeStep(Section):
@@ -286,10 +292,11 @@ def _step_tag(value: Any) -> str | None:
     return keys[0] if len(keys) == 1 and keys[0] in STEPS else None
 
 
-STEPS = ("prune", "finetune", "quantize", "calibrate")
+STEPS = ("prune", "finetune", "distill", "quantize", "calibrate")
 PlanStep = Annotated[
     Annotated[PruneStep, Tag("prune")]
     | Annotated[FinetuneStep, Tag("finetune")]
+    | Annotated[DistillStep, Tag("distill")]
     | Annotated[QuantizeStep, Tag("quantize")]
     | Annotated[CalibrateStep, Tag("calibrate")],
     Discriminator(
@@ -436,6 +443,19 @@ class Recipe(Section):
                 f"plan must prune {sparse} after structured: removing channels breaks up the zeros, and what "
                 "trains then would fill them; swap the two"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _zeros_are_not_lost(self) -> Recipe:
+        sparse = ""
+        for step in self.plan:
+            if isinstance(step, PruneStep) and step.prune.method != "structured":
+                sparse = step.prune.method
+            if sparse and isinstance(step, DistillStep) and step.distill.students is not None:
+                raise ValueError(
+                    f"plan must distill into another student before it prunes {sparse}: a student of its own "
+                    "has none of the zeros; swap the two, or distill with student: same"
+                )
         return self
 
 

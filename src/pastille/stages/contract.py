@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
-import torch
 
 from pastille.data.split import Split
 from pastille.errors import StageError
 from pastille.files import sha256_file
 from pastille.progress import Progress
 from pastille.record import StageDetails
+from pastille.task.digest import state_digest as state_digest
 from pastille.values import ModelPrecision
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pastille.task import Task
+    from pastille.task.factory import Factory
 
 STEPS: Final = "steps"
 
@@ -36,6 +36,7 @@ class Artifact:
         precision: Of the file.
         baseline: The file of the model as it was brought, which gates compare with; None: ``file`` is it.
         sparse: Whether an earlier stage set weights to zero on purpose: what trains on must keep them so.
+        build: What the module is rebuilt from, untrained; None: the task's own factory.
     """
 
     module: nn.Module
@@ -43,6 +44,7 @@ class Artifact:
     precision: ModelPrecision = "fp32"
     baseline: Path | None = None
     sparse: bool = False
+    build: Factory | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +56,14 @@ class StageResult:
         quantized: The new file, if the stage made one itself; None leaves the export to the runner.
         precision: Of the new file, whoever makes it.
         details: What the stage did, for the record.
+        build: What the new module is rebuilt from, untrained; None: what the given one was.
     """
 
     module: nn.Module
     quantized: Path | None = None
     precision: ModelPrecision = "fp32"
     details: StageDetails
+    build: Factory | None = None
 
 
 class Stage(Protocol):
@@ -111,7 +115,7 @@ def run_stage(stage: Stage, artifact: Artifact, task: Task, folder: Path, progre
         UsageError: The model or the data does not suit the stage.
         StageError: The stage changed its input or broke its promise.
     """
-    task = without_test(task)
+    task = with_factory(without_test(task), artifact.build)
     stage.requires(artifact, task)
     before = _looks(artifact)
     result = stage.apply(artifact, task, folder, progress)
@@ -145,19 +149,19 @@ def without_test(task: Task) -> Task:
     return replace(task, splits=replace(task.splits, test=sealed), cases=cases)
 
 
+def with_factory(task: Task, build: Factory | None) -> Task:
+    """The task as the keeper of a module sees it, which is rebuilt from a factory of its own.
+
+    Args:
+        task: The user's.
+        build: Builds the untrained module; None: the task's own factory does.
+    """
+    return task if build is None else replace(task, build=build)
+
+
 def _looks(artifact: Artifact) -> dict[str, str]:
     return {
         "weights": state_digest(artifact.module),
         "architecture": f"{artifact.module!r} {artifact.module.training}",
         "file": sha256_file(artifact.file),
     }
-
-
-def state_digest(module: nn.Module) -> str:
-    """SHA-256 over every tensor of a module, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        # As bytes: numpy knows no bfloat16.
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

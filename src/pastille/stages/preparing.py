@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from pastille.errors import IntegrityError, PreconditionError
 from pastille.files import read_bounded, write_atomic
+from pastille.processes import here
 from pastille.progress import Progress
 from pastille.pruning import survey
 from pastille.pruning.criteria import COMPARABLE
@@ -72,7 +73,8 @@ def prepared(
     """
     groups = survey(artifact.module, example_batch(task.splits.train.inputs), protect=settings.protect)
     original = {group.name: group.num_channels for group in groups}
-    multiple, notes = _multiple(settings, task, folder, progress)
+    among = here()  # what is timed differs from process to process
+    multiple, notes = among.agreed(lambda: _multiple(settings, task, folder, progress))
     work = Work(
         settings=settings,
         task=task,
@@ -80,12 +82,12 @@ def prepared(
         round_to=multiple,
         blocks=count_blocks(artifact.module, settings, task),
     )
-    scan = _scan(work, base, artifact, folder, progress)
-    work = replace(work, harm=None if scan is None else scan.harm("pruning"))
-    plan = None if settings.budget is None else _budget(work, artifact, folder, progress)
+    scan = among.agreed(lambda: _scan(work, base, artifact, folder, progress))
+    known = replace(work, harm=None if scan is None else scan.harm("pruning"))
+    plan = among.agreed(lambda: _budget(known, artifact, folder, progress))
     widths = None if plan is None else plan.kept
     return Prepared(
-        work=work,
+        work=known,
         goals=goals(settings, original=original, widths=widths),
         groups=groups,
         plan=plan,
@@ -153,8 +155,10 @@ def _ships(settings: Prune, task: Task) -> Precision:
     return "int8" if methods & _INT8 else "fp32"
 
 
-def _budget(work: Work, artifact: Artifact, folder: Path, progress: Progress) -> BudgetPlan:
-    """The widths that a budget allows; those that an earlier process found, if it did."""
+def _budget(work: Work, artifact: Artifact, folder: Path, progress: Progress) -> BudgetPlan | None:
+    """The widths that a budget allows, if there is one; those that an earlier process found, if it did."""
+    if work.settings.budget is None:
+        return None
     known = _read(BudgetPlan, folder / _BUDGET)
     if known is not None:
         return known

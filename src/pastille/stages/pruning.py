@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 from pastille.errors import PreconditionError, StageError
+from pastille.processes import here
 from pastille.progress import Progress
 from pastille.pruning.naming import check_names
 from pastille.pruning.structured import nothing_removed
@@ -18,6 +19,7 @@ from pastille.stages.budget import ranges_for
 from pastille.stages.budget_spent import budget_words, spending
 from pastille.stages.changed import changes, still_whole
 from pastille.stages.contract import STEPS, Artifact, Stage, StageResult
+from pastille.stages.lessons import require_losses
 from pastille.stages.preparing import Prepared, later_int8
 from pastille.stages.pruning_tuning import members_of
 from pastille.stages.scan_file import read_scan
@@ -86,6 +88,8 @@ class PruneStage:
         if settings.tuning is not None:
             require_trainable(artifact.module, task, "prune.finetune")
             augmentation(settings.tuning, self.base)
+        if settings.distill is not None:
+            require_losses(settings.distill, task, "prune.distill")
         if problem and settings.fairness == "protect":
             raise PreconditionError(f"prune.fairness: {problem}, which protect weighs; leave fairness out")
         if settings.fairness == "protect":
@@ -143,7 +147,7 @@ def _spending(module: nn.Module, way: Way, folder: Path, *, arrived: bool) -> tu
     if budget is None or plan is None:
         return ()
     ranges = ranges_for(budget, later_int8(task))
-    return spending(module, task, plan, folder, quantize=ranges, arrived=arrived)
+    return here().agreed(lambda: spending(module, task, plan, folder, quantize=ranges, arrived=arrived))
 
 
 def _asked(ready: Prepared) -> str:

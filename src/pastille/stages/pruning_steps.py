@@ -11,6 +11,7 @@ from pastille.errors import IntegrityError, UsageError
 from pastille.export import export_onnx
 from pastille.files import read_bounded, write_atomic
 from pastille.measure.counts import macs
+from pastille.processes import here
 from pastille.pruning import read_model, write_model
 from pastille.record import Curve, PrunedStep
 from pastille.stages.looking import Looking
@@ -85,8 +86,12 @@ def kept(task: Task, folder: Path) -> tuple[Done, nn.Module] | None:
     Raises:
         IntegrityError: What it left is damaged.
     """
-    if not (folder / STEP).is_file():
-        return None
+    # Of several processes the main one keeps steps, and all read them.
+    whole = here().agreed(lambda: folder.resolve() if (folder / STEP).is_file() else None)
+    return None if whole is None else _read(task, whole)
+
+
+def _read(task: Task, folder: Path) -> tuple[Done, nn.Module]:
     try:
         done = from_json(Done, read_bounded(folder / STEP, _MAX_STEP_BYTES, what="pruning step"))
     except ValueError as error:

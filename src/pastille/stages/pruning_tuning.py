@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +11,13 @@ import torch
 
 from pastille.pruning.units import ChannelGroup, Entries
 from pastille.recipe import Prune, Train
+from pastille.stages.lessons import taught_by
+from pastille.stages.tuning import labels_of
 from pastille.task import Task
-from pastille.train import Extras
-from pastille.train.distillation import likeness
-from pastille.train.fair import attributes_of, memberships, robust_loss, worst_group
-from pastille.train.loop import Batch, BatchLoss, steps
-from pastille.train.losses import case_losses_for, loss_for
+from pastille.train import Extras, Objective
+from pastille.train.batches import steps
+from pastille.train.fair import RobustLoss, attributes_of, memberships, worst_group
+from pastille.train.losses import labels_losses
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,43 +52,37 @@ def slowed(train: Train, number: int, slower: float) -> Train:
     return train.model_copy(update={"learning_rate": train.learning_rate * slower ** (number - 1)})
 
 
-def tuning_extras(settings: Prune, train: Train, task: Task, teacher: nn.Module) -> Extras:
+def tuning_extras(
+    settings: Prune, train: Train, task: Task, student: nn.Module, teacher: nn.Module
+) -> Extras:
     """What one fine-tuning minimises beside, or in place of, the loss of the labels.
 
     Args:
         settings: As asked in the recipe.
         train: Of this fine-tuning.
         task: The user's.
+        student: The model as it is now pruned.
         teacher: The model before it was pruned.
     """
     fair = settings.fairness == "protect"
-    loss = _robust(train, task) if fair else _of_labels(train, task)
-    if settings.distill is not None:
-        asked = settings.distill
-        like = likeness(teacher, kind=task.recipe.task.kind, temperature=asked.temperature)
-        loss = _mixed(loss, like, asked.alpha)
-    elif not fair:
+    if not fair and settings.distill is None:
         return Extras()
-    choice = worst_group(task.cases["validation"], members_of(task, "validation")) if fair else None
-    return Extras(loss=loss, chosen_by=choice)
+    robust = _robust(train, task) if fair else None
+    labels = labels_of(train, task) if robust is None else robust
+    extras = Extras(
+        objective=lambda _model: Objective(loss=labels),
+        chosen_by=worst_group(task.cases["validation"], members_of(task, "validation")) if fair else None,
+        kept=() if robust is None else (robust,),
+    )
+    if settings.distill is None:
+        return extras
+    return replace(extras, objective=taught_by(labels, student, teacher, settings.distill, task))
 
 
-def _of_labels(train: Train, task: Task) -> BatchLoss:
-    labels = loss_for(task.cases["train"], balanced=train.class_weights == "balanced")
-    return lambda _batch, outputs, targets, _rows: labels(outputs, targets)
-
-
-def _robust(train: Train, task: Task) -> BatchLoss:
-    each = case_losses_for(task.cases["train"], balanced=train.class_weights == "balanced")
+def _robust(train: Train, task: Task) -> RobustLoss:
+    each = labels_losses(task.cases["train"], train)
     total = train.epochs * steps(task.splits.train.n, train)
-    return robust_loss(each, members_of(task, "train"), steps=total)
-
-
-def _mixed(labels: BatchLoss, like: Callable[[Batch, Tensor], Tensor], alpha: float) -> BatchLoss:
-    def loss(batch: Batch, outputs: Tensor, targets: Tensor, rows: np.ndarray) -> Tensor:
-        return (1 - alpha) * labels(batch, outputs, targets, rows) + alpha * like(batch, outputs)
-
-    return loss
+    return RobustLoss(each, members_of(task, "train"), steps=total)
 
 
 def shrinking(settings: Prune, task: Task, leaving: Sequence[Entries]) -> tuple[Train, Extras]:
@@ -116,28 +110,32 @@ def shrinking(settings: Prune, task: Task, leaving: Sequence[Entries]) -> tuple[
             "schedule": "constant",
             "optimizer": "sgd",
             "momentum": _MOMENTUM,
+            "warmup": 0.0,
+            "ema": None,  # it would hold on to the channels that are to shrink
+            "patience": None,
         }
     )
     total = asked.epochs * steps(task.splits.train.n, train)
     most = 2 * math.log(1 / asked.shrink) * (1 - _MOMENTUM) / (asked.learning_rate * total)
-    penalty = growing_penalty(leaving, most=most, steps=total)
+    penalty = growing_penalty(leaving, most=most)
     # Only the last epoch has shrunk them all the way; the best one on validation is often the first.
     return train, Extras(penalty=penalty, counts_from=1.0)
 
 
-def growing_penalty(leaving: Sequence[Entries], *, most: float, steps: int) -> Callable[[nn.Module], Tensor]:
-    """Half the sum of squares of some weights, times a factor that grows with each call.
+def growing_penalty(leaving: Sequence[Entries], *, most: float) -> Callable[[nn.Module, float], Tensor]:
+    """Half the sum of squares of some weights, times a factor that grows from step to step.
 
     Args:
         leaving: Slices of parameters.
         most: The factor at the last step.
-        steps: How many calls there will be.
-    """
-    call = itertools.count(1)
 
-    def penalty(model: nn.Module) -> Tensor:
+    Returns:
+        A function of the model and the share of all steps that are done with this one.
+    """
+
+    def penalty(model: nn.Module, done: float) -> Tensor:
         squares = [e.rows(model.get_parameter(e.parameter)).square().sum() for e in leaving]
-        return 0.5 * most * next(call) / steps * torch.stack(squares).sum()
+        return 0.5 * most * done * torch.stack(squares).sum()
 
     return penalty
 

@@ -24,13 +24,14 @@ from pastille.record import StageDetails
 from pastille.references import load_callable
 from pastille.runtime import load
 from pastille.stages.calibration import require_calibration, sample
-from pastille.stages.contract import Artifact, StageResult
+from pastille.stages.contract import STEPS, Artifact, StageResult
+from pastille.stages.lessons import require_answers_alone
 from pastille.stages.qat_training import train_in_int8
 from pastille.stages.quantize import MODEL, left_alone, operators_of, require_int8
 from pastille.stats.decisions import decide
 from pastille.task import Task, example_batch
 from pastille.task.forward import forward, to_tensors
-from pastille.train.loop import Augment
+from pastille.train.batches import Augment
 from pastille.train.losses import loss_problem
 from pastille.values import Cases
 
@@ -79,6 +80,8 @@ class QatStage:
                 "or use method: ptq"
             )
         _require_trainable(artifact.module)
+        if self.settings.distill is not None:
+            require_answers_alone(self.settings.distill, task, "quantize.distill")
         self._augment()
         require_calibration(artifact.module, task, self.settings)
 
@@ -98,6 +101,7 @@ class QatStage:
             augment=self._augment(),
             progress=progress,
             keep_zeros=artifact.sparse,
+            keep=folder / STEPS / "training",
         )
         batch = example_batch(task.splits.train.inputs, _PARITY_CASES)
         if not trained.curve.best_epoch and not _permits_untrained(task):

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
-from pastille.errors import PreconditionError
 from pastille.progress import Progress
 from pastille.pruning.sparse import masked, zero_masks
 from pastille.quantization.qat import measure_ranges
 from pastille.quantization.simulation import Simulation
 from pastille.recipe import Distill, Train
 from pastille.record import Curve
-from pastille.references import one_line
+from pastille.stages.lessons import taught_by
+from pastille.stages.tuning import curve_of, labels_of
 from pastille.task import Task
 from pastille.task.forward import forward
-from pastille.train.distillation import likeness
-from pastille.train.loop import (
-    Augment,
-    Batch,
-    augmented,
-    choice_for,
-    epoch_rows,
-    optimizer_for,
-    reader,
-    scorer,
-    steps,
-)
-from pastille.train.losses import Loss, loss_for
+from pastille.train import BatchLoss, Extras, Objective, fit
+from pastille.train.batches import Augment, Batch, Drawn, drawn, steps
+from pastille.train.places import Place, place_for
+from pastille.train.scoring import Choice, choice_for, scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,9 +36,6 @@ _SLOWER = 10.0  # a trained model needs a tenth of the learning rate that traine
 _LOST = 0.75  # of what a model knew
 _WORSE = 0.5  # of its loss, of one that knew next to nothing
 _SAMPLE_BATCHES, _SAMPLE_CASES = 16, 512  # at least so many of each
-
-Pair = tuple[Batch, "Tensor"]  # of inputs and targets
-BatchLoss = Callable[[Batch, "Tensor", "Tensor"], "Tensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +77,7 @@ def train_in_int8(
     augment: Augment | None,
     progress: Progress,
     keep_zeros: bool = False,
+    keep: Path | None = None,
 ) -> Trained:
     """Train a copy of a simulated int8 file, and keep the epoch that is best on validation.
 
@@ -104,115 +93,118 @@ def train_in_int8(
         augment: As in `pastille.train.fit`.
         progress: Shown epoch by epoch.
         keep_zeros: Whether weights that are exactly zero stay so.
+        keep: As in `pastille.train.fit`.
 
     Raises:
         PreconditionError: The model cannot be trained, or the augmentation failed.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = settings.model_copy(update={"learning_rate": settings.learning_rate / _SLOWER})
-    model = copy.deepcopy(simulated).to(device)
-    lesson = _lesson(model, settings, task, distill, augment, device, keep_zeros)
-    measure_ranges(model, (batch for batch, _ in lesson.sample()))
-    start, blind = lesson.standing(model), lesson.standing(_blind(model, lesson))
-    best, best_epoch, best_state, stopped = start.score, 0, copy.deepcopy(model.state_dict()), ""
-    losses: list[float] = []
-    scores: list[float] = []
-    for epoch in progress.track(range(1, settings.epochs + 1), what=WHAT):
-        loss = _epoch(model, lesson, follow=epoch <= math.ceil(freeze_after * settings.epochs))
-        now = lesson.standing(model) if math.isfinite(loss) else Standing(loss=loss, score=-math.inf)
-        stopped = divergence(now, start=start, blind=blind, metric=lesson.metric)
-        if stopped:
-            kept = f"epoch {best_epoch}" if best_epoch else "what quantization gave before it"
-            stopped = f"{WHAT} was stopped in epoch {epoch}: {stopped}; {kept} is kept; lower learning_rate"
-            break
-        losses.append(loss)
-        scores.append(now.score)
-        if now.score >= best:  # on a tie the later epoch: it saw the lower learning rate
-            best, best_epoch, best_state = now.score, epoch, copy.deepcopy(model.state_dict())
-    model.load_state_dict(best_state)
-    progress.note(f"{WHAT}: {_outcome(lesson.metric, start.score, best, best_epoch)}")
-    curve = Curve(
-        stage=WHAT, metric=lesson.metric, loss=tuple(losses), validation=tuple(scores), best_epoch=best_epoch
+    lesson = _lesson(settings, task, distill)
+    start = copy.deepcopy(simulated).to(lesson.place.device)
+    measure_ranges(start, lesson.sample())
+    first, blind = lesson.standing(start), lesson.standing(_blind(start, lesson))
+
+    def follows(epoch: int) -> bool:
+        return epoch <= math.ceil(freeze_after * settings.epochs)
+
+    def before_epoch(model: nn.Module, epoch: int) -> None:
+        assert isinstance(model, Simulation)
+        of_epoch = steps(task.splits.train.n, settings)
+        model.set_ranges("follow" if follows(epoch) else "fixed", batches=of_epoch)
+
+    def after_epoch(model: nn.Module, epoch: int) -> None:
+        assert isinstance(model, Simulation)
+        model.set_ranges("fixed")
+        if follows(epoch):
+            measure_ranges(model, lesson.sample(), again=True)
+
+    def stop(model: nn.Module, epoch: int, loss: float, score: float) -> str:
+        now = Standing(loss=lesson.loss(model) if math.isfinite(loss) else loss, score=score)
+        why = divergence(now, start=first, blind=blind, metric=lesson.choice.metric)
+        return f"{WHAT} was stopped in epoch {epoch}: {why}" if why else ""
+
+    zeros = zero_masks(start) if keep_zeros else {}
+    fitted = fit(
+        start,
+        (task.splits.train, task.cases["train"]),
+        (task.splits.validation, task.cases["validation"]),
+        settings,
+        seed=task.recipe.seed,
+        augment=augment,
+        extras=Extras(
+            objective=lesson.objective,
+            before_epoch=before_epoch,
+            after_step=(lambda model, _done: masked(model, zeros)) if zeros else None,
+            after_epoch=after_epoch,
+            stop=stop,
+        ),
+        keep=keep,
+        progress=progress,
+        what=WHAT,
     )
-    return Trained(model=model.cpu().eval(), curve=curve, stopped=stopped)
+    assert isinstance(fitted.model, Simulation)
+    stopped = fitted.stopped
+    if stopped.startswith(WHAT):  # and not by patience
+        kept = f"epoch {fitted.best_epoch}" if fitted.best_epoch else "what quantization gave before it"
+        stopped = f"{stopped}; {kept} is kept; lower learning_rate"
+    return Trained(model=fitted.model, curve=curve_of(fitted, WHAT), stopped=stopped)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Lesson:
     """What is learned from, and judged by."""
 
-    metric: str
-    of_epoch: int  # number of batches
-    batches: Callable[[], Iterator[Pair]]  # of one epoch, in another order each time
-    sample: Callable[[], Iterator[Pair]]  # the same each time, not augmented
-    loss: BatchLoss
-    step: Callable[[Batch, Tensor], float]
+    place: Place
+    choice: Choice
+    batches: Callable[[], Iterator[Drawn]]  # the same each time, not augmented
+    objective: Callable[[nn.Module], Objective]
     score: Callable[[nn.Module], float]
 
-    def standing(self, model: nn.Module) -> Standing:
-        """How well a model does; it is left in eval mode."""
+    def sample(self) -> Iterator[Batch]:
+        """Inputs alone."""
+        return (batch.inputs for batch in self.batches())
+
+    def loss(self, model: nn.Module) -> float:
+        """Mean over the sample; the model is left in eval mode."""
+        loss_of = self.objective(model).loss
         model.eval()
         with torch.no_grad():
-            parts = [(self.loss(x, forward(model, x), y).item(), len(y)) for x, y in self.sample()]
-        return Standing(loss=_mean(parts), score=self.score(model))
+            parts = [(loss_of(b, forward(model, b.inputs)).item(), len(b.rows)) for b in self.batches()]
+        return sum(value * n for value, n in parts) / sum(n for _, n in parts)
+
+    def standing(self, model: nn.Module) -> Standing:
+        """How well a model does."""
+        return Standing(loss=self.loss(model), score=self.score(model))
 
 
-def _lesson(
-    model: Simulation,
-    settings: Train,
-    task: Task,
-    distill: tuple[Distill, nn.Module] | None,
-    augment: Augment | None,
-    device: str,
-    keep_zeros: bool,
-) -> _Lesson:
-    split, cases, seed, size = task.splits.train, task.cases["train"], task.recipe.seed, settings.batch_size
-    read, balanced = reader(split), settings.class_weights == "balanced"
-    order, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    targets = torch.from_numpy(cases.targets)
-    labels = loss_for(cases, balanced=balanced)
-    loss = _alone(labels) if distill is None else _with_teacher(labels, cases.kind, *distill)
-    choice = choice_for(task.cases["validation"], balanced=balanced)
+def _lesson(settings: Train, task: Task, distill: tuple[Distill, nn.Module] | None) -> _Lesson:
+    place, labels = place_for(settings.precision), labels_of(settings, task)
+    choice = choice_for(task.cases["validation"], balanced=settings.class_weights == "balanced")
+    enough = max(_SAMPLE_BATCHES, math.ceil(_SAMPLE_CASES / settings.batch_size))
+    once = settings.model_copy(update={"epochs": 1})
 
-    def batches() -> Iterator[Pair]:
-        for rows in epoch_rows(order, split.n, size):
-            yield _on(augmented(read(rows), augment, generator), device), targets[rows].to(device)
+    train = replace(task.splits.train, targets=task.cases["train"].targets)
 
-    def sample() -> Iterator[Pair]:
-        enough = max(_SAMPLE_BATCHES, math.ceil(_SAMPLE_CASES / size))
-        for rows in islice(epoch_rows(np.random.default_rng(seed), split.n, size), enough):
-            yield _on(read(rows), device), targets[rows].to(device)
+    def batches() -> Iterator[Drawn]:
+        return islice(drawn(train, once, seed=task.recipe.seed, device=place.device), enough)
 
-    of_epoch = steps(split.n, settings)
+    objective = _objective(labels, distill, task)
     return _Lesson(
-        metric=choice.metric,
-        of_epoch=of_epoch,
+        place=place,
+        choice=choice,
         batches=batches,
-        sample=sample,
-        loss=loss,
-        step=_stepper(model, settings, loss, of_epoch=of_epoch, keep_zeros=keep_zeros),
-        score=scorer(task.splits.validation, choice, device),
+        objective=objective,
+        score=scorer(task.splits.validation, choice, place),
     )
 
 
-def _epoch(model: Simulation, lesson: _Lesson, *, follow: bool) -> float:
-    """Train one epoch; its mean loss, or the first that is not finite."""
-    model.train()
-    model.set_ranges("follow" if follow else "fixed", batches=lesson.of_epoch)
-    parts: list[tuple[float, int]] = []
-    for batch, targets in lesson.batches():
-        parts.append((lesson.step(batch, targets), len(targets)))
-        if not math.isfinite(parts[-1][0]):
-            return parts[-1][0]
-    model.set_ranges("fixed")
-    if follow:
-        measure_ranges(model, (batch for batch, _ in lesson.sample()), again=True)
-    return _mean(parts)
-
-
-def _mean(parts: Sequence[tuple[float, int]]) -> float:
-    """Of values, each counted as often as its whole number says."""
-    return sum(value * n for value, n in parts) / sum(n for _, n in parts)
+def _objective(
+    labels: BatchLoss, distill: tuple[Distill, nn.Module] | None, task: Task
+) -> Callable[[nn.Module], Objective]:
+    if distill is None:
+        return lambda _model: Objective(loss=labels)
+    asked, teacher = distill
+    return taught_by(labels, teacher, teacher, asked, task)
 
 
 class _Constant(nn.Module):
@@ -230,49 +222,8 @@ class _Constant(nn.Module):
 def _blind(model: Simulation, lesson: _Lesson) -> nn.Module:
     """A model that answers every case with another's mean answer: what knowing nothing is worth."""
     with torch.no_grad():
-        answers = torch.cat([forward(model, batch).cpu() for batch, _ in lesson.sample()])
+        answers = torch.cat([forward(model, batch).cpu() for batch in lesson.sample()])
     return _Constant(answers.mean(dim=0, keepdim=True).to(next(model.buffers()).device))
-
-
-def _on(batch: Batch, device: str) -> Batch:
-    return {name: x.to(device) for name, x in batch.items()}
-
-
-def _stepper(
-    model: Simulation, settings: Train, loss_of: BatchLoss, *, of_epoch: int, keep_zeros: bool
-) -> Callable[[Batch, Tensor], float]:
-    """A function that takes one optimization step and gives the loss before it."""
-    optimizer, schedule = optimizer_for(model, settings, steps=of_epoch)
-    zeros = zero_masks(model) if keep_zeros else {}
-
-    def step(batch: Batch, targets: Tensor) -> float:
-        try:
-            loss = loss_of(batch, forward(model, batch), targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-        except PreconditionError:
-            raise
-        except Exception as error:
-            raise PreconditionError(f"the model cannot be trained: {one_line(error, 200)}") from error
-        optimizer.step()
-        masked(model, zeros)
-        schedule.step()
-        return loss.item()
-
-    return step
-
-
-def _alone(labels: Loss) -> BatchLoss:
-    return lambda _, outputs, targets: labels(outputs, targets)
-
-
-def _with_teacher(labels: Loss, kind: str, asked: Distill, teacher: nn.Module) -> BatchLoss:
-    like = likeness(teacher, kind=kind, temperature=asked.temperature)
-
-    def loss(batch: Batch, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (1 - asked.alpha) * labels(outputs, targets) + asked.alpha * like(batch, outputs)
-
-    return loss
 
 
 def divergence(now: Standing, *, start: Standing, blind: Standing, metric: str) -> str:
@@ -311,10 +262,3 @@ def divergence(now: Standing, *, start: Standing, blind: Standing, metric: str) 
 
 def _spoken(metric: str) -> str:
     return metric.replace("_", " ")
-
-
-def _outcome(metric: str, start: float, best: float, epoch: int) -> str:
-    name = _spoken(metric)
-    if epoch == 0:
-        return f"no epoch beat quantization alone (validation {name} {abs(start):.4f}), which stays"
-    return f"validation {name} {abs(best):.4f} in epoch {epoch}, {abs(start):.4f} by quantization alone"

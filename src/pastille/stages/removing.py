@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pastille.errors import PreconditionError
+from pastille.processes import here
 from pastille.progress import Progress
 from pastille.pruning import Pruned, remove, survey
 from pastille.pruning.allocation import allocate, removals
@@ -26,7 +27,7 @@ from pastille.recipe import Prune
 from pastille.stages.pruning_tuning import members_of
 from pastille.task import Task, example_batch
 from pastille.task.forward import forward
-from pastille.train.loop import reader
+from pastille.train.batches import reader
 from pastille.train.losses import case_losses_for, loss_problem
 
 if TYPE_CHECKING:
@@ -137,9 +138,12 @@ def scored(module: nn.Module, goal: Goal, work: Work, progress: Progress) -> Sco
     groups = tuple(group for group in groups if group.kind in goal.kinds)
     if all(group.whole for group in groups):
         return Scored(groups=groups, scores={})
-    evidence = _evidence(module, groups, settings, task, progress)
-    scores = group_scores(module, groups, settings.criterion, evidence, seed=task.recipe.seed)
-    return Scored(groups=groups, scores=scores)
+
+    def weighed() -> Mapping[str, Tensor]:
+        evidence = _evidence(module, groups, settings, task, progress)
+        return group_scores(module, groups, settings.criterion, evidence, seed=task.recipe.seed)
+
+    return Scored(groups=groups, scores=here().agreed(weighed))  # a last digit would prune another network
 
 
 def leaving(found: Scored, goal: Goal, work: Work) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from pastille.data.split import batches
 from pastille.errors import PreconditionError, StageError
 from pastille.export import export_onnx
 from pastille.measure.latency import compare
+from pastille.processes import here
 from pastille.progress import Progress
 from pastille.pruning.sparse import Thinned, in_fours, masked, share_gone, weights_to_thin, zero_masks
 from pastille.pruning.thinning import UNTIL, Thinning, masks_of
@@ -21,20 +22,16 @@ from pastille.recipe import SparsePrune, Train
 from pastille.record import StageDetails
 from pastille.runtime import load
 from pastille.runtime.packed import stored_size
-from pastille.stages.contract import Artifact, StageResult
+from pastille.stages.contract import STEPS, Artifact, StageResult
+from pastille.stages.lessons import require_losses, taught_by
 from pastille.stages.looking import conditions_of
-from pastille.stages.tuning import augmentation, curve_of, require_trainable, tuned
+from pastille.stages.tuning import augmentation, curve_of, labels_of, require_trainable, tuned
 from pastille.task import Task, example_batch
-from pastille.train import Extras
-from pastille.train.distillation import likeness
-from pastille.train.losses import loss_for
+from pastille.train import Extras, Objective
 from pastille.values import Speedup
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor, nn
-
-    from pastille.train.loop import Batch, BatchLoss
 
 WHAT: Final = "training while weights go"
 _HARDWARE: Final = (
@@ -73,6 +70,8 @@ class SparseStage:
             )
         if self.settings.train is not None:
             require_trainable(artifact.module, task, "prune.train")
+            if self.settings.distill is not None:
+                require_losses(self.settings.distill, task, "prune.distill")
             augmentation(self.settings.train, self.base)
 
     def apply(self, artifact: Artifact, task: Task, folder: Path, progress: Progress) -> StageResult:
@@ -83,11 +82,20 @@ class SparseStage:
             module = self._at_once(artifact.module, thinned)
         else:
             extras = self._while_training(settings.train, thinned, task, artifact.module)
-            fitted = tuned(artifact.module, task, settings.train, self.base, progress, WHAT, extras=extras)
+            fitted = tuned(
+                artifact.module,
+                task,
+                settings.train,
+                self.base,
+                progress,
+                WHAT,
+                extras=extras,
+                keep=folder / STEPS / "training",
+            )
             module = fitted.model
             details = replace(details, curves=(curve_of(fitted, WHAT),))
         zeros = _zeros(module)
-        speed, stored = _worth(module, artifact, task, progress)
+        speed, stored = here().agreed(lambda: _worth(module, artifact, task, progress))
         before = stored_size(artifact.file)
         notes = (effect(zeros, speed, stored, before), *([_HARDWARE] if settings.method == "2:4" else []))
         for note in notes:
@@ -135,25 +143,23 @@ class SparseStage:
         thinning = Thinning(
             thinned=thinned, sparsity=settings.share, pattern=self._pattern, score=settings.score
         )
-        loss = None if settings.distill is None else _taught(settings, train, task, teacher)
+        objective = None if settings.distill is None else _taught(settings, train, task, teacher)
         return Extras(
-            loss=loss,
+            objective=objective,
             before_step=thinning.before_step,
             after_step=thinning.after_step,
+            # A moving average only comes near zero where the weights are zero.
+            after_epoch=lambda model, _epoch: masked(model, thinning.masks),
             counts_from=UNTIL,
+            kept=(thinning,),
         )
 
 
-def _taught(settings: SparsePrune, train: Train, task: Task, teacher: nn.Module) -> BatchLoss:
-    asked = settings.distill
-    assert asked is not None
-    labels = loss_for(task.cases["train"], balanced=train.class_weights == "balanced")
-    like = likeness(teacher, kind=task.recipe.task.kind, temperature=asked.temperature)
-
-    def loss(batch: Batch, outputs: Tensor, targets: Tensor, _rows: np.ndarray) -> Tensor:
-        return (1 - asked.alpha) * labels(outputs, targets) + asked.alpha * like(batch, outputs)
-
-    return loss
+def _taught(
+    settings: SparsePrune, train: Train, task: Task, teacher: nn.Module
+) -> Callable[[nn.Module], Objective]:
+    assert settings.distill is not None
+    return taught_by(labels_of(train, task), teacher, teacher, settings.distill, task)
 
 
 def keeping_zeros(module: nn.Module) -> Extras:

@@ -13,9 +13,10 @@ from pastille.recipe import (
 from pastille.record import Curve
 from pastille.references import load_callable
 from pastille.task import Task
-from pastille.train import PLAIN, Extras, Fitted, fit
-from pastille.train.loop import Augment
-from pastille.train.losses import loss_problem
+from pastille.train import PLAIN, BatchLoss, Extras, Fitted, fit
+from pastille.train.batches import Augment
+from pastille.train.loop import labels_alone
+from pastille.train.losses import loss_problem, settings_problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +31,7 @@ def tuned(
     what: str,
     *,
     extras: Extras = PLAIN,
+    keep: Path | None = None,
 ) -> Fitted:
     """Train a copy of a module on the task's own splits; the best epoch on validation stays.
 
@@ -41,6 +43,7 @@ def tuned(
         progress: Shown epoch by epoch.
         what: Name of the training in the progress.
         extras: What else is to be done at each step.
+        keep: A folder of this training alone, where a run that was killed finds it again.
     """
     return fit(
         module,
@@ -50,9 +53,29 @@ def tuned(
         seed=task.recipe.seed,
         augment=augmentation(settings, base),
         extras=extras,
+        keep=keep,
         progress=progress,
         what=what,
     )
+
+
+def labels_of(settings: Train, task: Task) -> BatchLoss:
+    """The loss of the task's labels, by the recipe's settings."""
+    return labels_alone(task.cases["train"], settings).loss
+
+
+def require_loss(settings: Train, task: Task, what: str) -> None:
+    """See that the labels have a loss, and that the recipe's settings fit it.
+
+    Raises:
+        PreconditionError: They do not.
+    """
+    problem = loss_problem(task.recipe.task)
+    if problem:
+        raise PreconditionError(f"{what}: {problem}; leave {what} out of the plan")
+    problem = settings_problem(task.recipe.task.kind, settings)
+    if problem:
+        raise PreconditionError(f"{what}.{problem}")
 
 
 def require_trainable(module: nn.Module, task: Task, what: str) -> None:

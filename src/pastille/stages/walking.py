@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pastille.processes import here
 from pastille.progress import Progress
 from pastille.recipe import FinetuneStep, Prune, PruneStep, Train
 from pastille.record import PrunedStep
@@ -52,6 +53,10 @@ class Way:
     def place(self, number: int) -> Path:
         """Where a step is kept."""
         return self.folder / f"{number:02d}"
+
+    def training(self, number: int) -> Path:
+        """Where the training of a step keeps how far it is."""
+        return self.place(number) / "training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +164,8 @@ def _regularized(way: Way, start: Reached) -> Reached:
         return start  # the steps will say why
     train, extras = shrinking(way.settings, way.task, entries_of(found.groups, gone))
     what = _title(way, 0)
-    fitted = tuned(start.module, way.task, train, way.base, way.progress, what, extras=extras)
+    keep = way.training(0)
+    fitted = tuned(start.module, way.task, train, way.base, way.progress, what, extras=extras, keep=keep)
     return _kept(way, start, fitted.model, Done(step=None, curve=curve_of(fitted, what)), 0)
 
 
@@ -182,7 +188,8 @@ def _removed(way: Way, before: Reached, number: int, goal: Goal) -> Reached:
         rejected=False,
     )
     if way.looking is not None:
-        step = looked_at(step, module, way.looking, way.place(number))
+        seen, looking = step, way.looking
+        step = here().agreed(lambda: looked_at(seen, module, looking, way.place(number)))
     curve = None if fitted is None else curve_of(fitted, f"after {_title(way, number)}")
     return _kept(way, before, module, Done(step=step, curve=curve, left_whole=pruned.left_whole), number)
 
@@ -191,9 +198,10 @@ def _tuned(way: Way, module: nn.Module, number: int) -> Fitted | None:
     if way.settings.tuning is None:
         return None
     train: Train = slowed(way.settings.tuning, number, way.settings.slower)
-    extras = tuning_extras(way.settings, train, way.task, way.artifact.module)
+    extras = tuning_extras(way.settings, train, way.task, module, way.artifact.module)
     what = f"fine-tuning, {_title(way, number)}"
-    return tuned(module, way.task, train, way.base, way.progress, what, extras=extras)
+    keep = way.training(number)
+    return tuned(module, way.task, train, way.base, way.progress, what, extras=extras, keep=keep)
 
 
 def _kept(way: Way, before: Reached, module: nn.Module, done: Done, number: int) -> Reached:

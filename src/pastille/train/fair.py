@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ import torch
 from pastille.data.split import Split
 from pastille.errors import DataError
 from pastille.stats.groups import groups_of
-from pastille.train.loop import Batch, BatchLoss, Choice
+from pastille.train.batches import Drawn
 from pastille.train.losses import MAX_WEIGHT, Loss, case_losses_for
+from pastille.train.scoring import Choice
 from pastille.values import Cases
 
 if TYPE_CHECKING:
@@ -139,27 +140,41 @@ def case_weights(weights: Tensor, members: Tensor, shares: Tensor) -> Tensor:
     return torch.where(members.any(dim=1), each, 1.0)
 
 
-def robust_loss(each: Loss, members: np.ndarray, *, steps: int) -> BatchLoss:
+@final
+class RobustLoss:
     """A loss for one training that weighs groups by how they fare, and moves the weights as they do.
 
     Args:
         each: Of outputs and targets, the loss of each case.
         members: Of the training split, ``(N, G)`` bool.
         steps: That the training takes.
+
+    Attributes:
+        weights: Of the groups, ``(G,)``; they sum to 1.
     """
-    inside, shares = torch.from_numpy(members), torch.from_numpy(members.mean(axis=0)).float()
-    groups = members.shape[1]
-    rate, weights, latest = rate_for(groups, steps), torch.full((groups,), 1 / groups), torch.zeros(groups)
 
-    def loss(_batch: Batch, outputs: Tensor, targets: Tensor, rows: np.ndarray) -> Tensor:
-        nonlocal weights, latest
-        losses, members = each(outputs, targets), inside[torch.from_numpy(rows)]
+    def __init__(self, each: Loss, members: np.ndarray, *, steps: int) -> None:
+        groups = members.shape[1]
+        self._each, self._rate = each, rate_for(groups, steps)
+        self._inside, self._shares = torch.from_numpy(members), torch.from_numpy(members.mean(axis=0)).float()
+        self.weights, self._latest = torch.full((groups,), 1 / groups), torch.zeros(groups)
+
+    def __call__(self, batch: Drawn, outputs: Tensor) -> Tensor:
+        """Of a batch, by weights that have just been moved by it."""
+        losses, members = self._each(outputs, batch.targets), self._inside[torch.from_numpy(batch.rows)]
         now = means_by_group(losses.detach().float().cpu(), members)
-        latest = torch.where(now.isnan(), latest, now)  # one that this batch lacks is as it was seen last
-        weights = shifted(weights, latest, rate=rate)
-        return (case_weights(weights, members, shares).to(losses) * losses).mean()
+        # One that this batch lacks is as it was seen last.
+        self._latest = torch.where(now.isnan(), self._latest, now)
+        self.weights = shifted(self.weights, self._latest, rate=self._rate)
+        return (case_weights(self.weights, members, self._shares).to(losses) * losses).mean()
 
-    return loss
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it remembers, for a training that is killed."""
+        return {"weights": self.weights, "latest": self._latest}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what `state_dict` gave."""
+        self.weights, self._latest = tensors["weights"].cpu(), tensors["latest"].cpu()
 
 
 def worst_group(cases: Cases, members: np.ndarray) -> Choice:

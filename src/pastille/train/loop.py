@@ -3,75 +3,49 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
-from pastille.data.split import INPUT, Split, batches
-from pastille.errors import PastilleError, PreconditionError
+from pastille.data.split import Split
+from pastille.errors import IntegrityError, PastilleError, PreconditionError
+from pastille.processes import here
 from pastille.progress import SILENT, Progress
 from pastille.recipe import Train
 from pastille.references import one_line
-from pastille.stats.metrics import selection_metric, selection_value
-from pastille.task.forward import forward, to_tensors
-from pastille.train.losses import Loss, loss_for
+from pastille.task.forward import forward
+from pastille.train.batches import (
+    Augment,
+    Drawn,
+    drawn,
+    names_of,
+    odd_rows,
+    require_batches,
+    seed_everything,
+    seed_of,
+    steps,
+)
+from pastille.train.checkpoint import Checkpoint, Kept, Standing, Whole, key_of
+from pastille.train.course import Course, Look
+from pastille.train.extras import PLAIN, Extras, Objective
+from pastille.train.losses import labels_loss
+from pastille.train.moving import decay_at, follow
+from pastille.train.optimizing import Momenta, optimizer_for, rate
+from pastille.train.places import Place, place_for
+from pastille.train.scoring import Choice, choice_for, scorer
 from pastille.values import Cases
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Batch = dict[str, "Tensor"]
-Augment = Callable[["Tensor", torch.Generator], "Tensor"]
-
-_IN_MEMORY_BYTES = 1 << 30
-_EVAL_BATCH = 256
-
-
-# Of a batch: the answers, the targets, and which rows of the training split they are, ``(N,)``.
-BatchLoss = Callable[[Batch, "Tensor", "Tensor", "np.ndarray"], "Tensor"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What the best epoch is chosen by.
-
-    Attributes:
-        metric: Its name.
-        value: Of the answers to validation, ``(N, ...)`` float32; the larger the better.
-    """
-
-    metric: str
-    value: Callable[[np.ndarray], float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extras:
-    """What a training does beside minimising the loss of its labels.
-
-    Attributes:
-        loss: In place of the labels' own, of a batch's inputs, answers, targets and row numbers.
-        penalty: Added to the loss, of the model as it is.
-        before_step: Called with the model once its gradients are there.
-        after_step: Called with the model and the share of all steps that are done, in ``(0, 1]``.
-        counts_from: An epoch may be the best one, and so be kept, once that share of the epochs is done;
-            above 0 the weights before training are never kept.
-        chosen_by: What the best epoch is chosen by in place of the task's own metric.
-    """
-
-    loss: BatchLoss | None = None
-    penalty: Callable[[nn.Module], Tensor] | None = None
-    before_step: Callable[[nn.Module], None] | None = None
-    after_step: Callable[[nn.Module, float], None] | None = None
-    counts_from: float = 0.0
-    chosen_by: Choice | None = None
-
-
-PLAIN = Extras()
+_LOOK_EVERY: Final = 64  # steps: each look at a loss would wait for a GPU, or for the other processes
+_LONG_S: Final = 10.0  # epochs that take longer are told one by one
+_KEPT: Final = "kept "  # name in a checkpoint, and a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +59,7 @@ class Fitted:
         validation: The metric after each epoch.
         best_epoch: Counted from 1; 0 if no epoch beat the model that was given.
         score: The metric of ``model``, the best epoch's.
+        stopped: Why it ended early, in a sentence; "" if it did not.
     """
 
     model: nn.Module
@@ -93,6 +68,7 @@ class Fitted:
     validation: tuple[float, ...]
     best_epoch: int
     score: float
+    stopped: str = ""
 
 
 def fit(
@@ -104,13 +80,14 @@ def fit(
     seed: int,
     augment: Augment | None = None,
     extras: Extras = PLAIN,
+    keep: Path | None = None,
     progress: Progress = SILENT,
     what: str = "fine-tuning",
 ) -> Fitted:
     """Train a copy of a model on labels and keep the epoch that is best on validation.
 
-    The result depends on the arguments alone: data order, augmentation and dropout are seeded, so
-    a training that is repeated after a kill gives the same weights on the same machine.
+    The result depends on the arguments alone: what is random in a step follows from the seed and the
+    number of the step, so a training that was killed goes on as if it had not been.
 
     Args:
         model: Not modified.
@@ -120,214 +97,274 @@ def fit(
         seed: Of everything random.
         augment: Called with a batch of the only input ``(N, …)`` and a seeded generator.
         extras: What else is to be done at each step.
-        progress: Shown epoch by epoch.
+        keep: A folder of this training alone: where it stands is kept there after epochs, and every minute
+            within one; it is taken up after a kill, and removed at the end.
+        progress: Shown step by step.
         what: Name of the training in the progress.
 
     Raises:
-        PreconditionError: The loss or an answer became NaN or infinite, the epoch is named; the model
-            cannot be trained; or the augmentation failed.
+        PreconditionError: The loss or an answer became NaN or infinite, the epoch and the cases are named;
+            the model cannot be trained; or the augmentation failed.
+        OutputError: ``keep`` cannot be written.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = copy.deepcopy(model).to(device)
-    (split, cases), balanced = train, settings.class_weights == "balanced"
-    read, order = reader(split), np.random.default_rng(seed)
-    targets = torch.from_numpy(cases.targets)
-    generator = torch.Generator().manual_seed(seed)
-    labels = loss_for(cases, balanced=balanced)
-    step = stepper(
-        model, settings, extras.loss or _of_labels(labels), extras, of_epoch=steps(split.n, settings)
+    place = place_for(settings.precision)
+    train = (replace(train[0], targets=train[1].targets), train[1])  # as the metrics read them
+    lesson = _Lesson(
+        train=train,
+        validation=validation,
+        settings=settings,
+        seed=seed,
+        extras=extras,
+        progress=progress,
+        what=what,
     )
-    choice = extras.chosen_by or choice_for(validation[1], balanced=balanced)
-    metric, check = choice.metric, scorer(validation[0], choice, device)
-    best, best_epoch, best_state = check(model), 0, copy.deepcopy(model.state_dict())
-    if extras.counts_from:
-        best = -math.inf
-    losses: list[float] = []
-    scores: list[float] = []
+    training = _Training(model, lesson, place, keep)
+    batches = drawn(
+        train[0],
+        settings,
+        seed=seed,
+        start=training.course.step,
+        augment=augment,
+        views=extras.views,
+        share=place.share,
+        device=place.device,
+    )
     with torch.random.fork_rng():  # dropout draws from the global generator, which the caller keeps
-        torch.manual_seed(seed)
-        for epoch in progress.track(range(1, settings.epochs + 1), what=what):
-            model.train()
-            total, seen = 0.0, 0
-            for rows in epoch_rows(order, split.n, settings.batch_size):
-                batch = augmented(read(rows), augment, generator)
-                batch = {name: x.to(device) for name, x in batch.items()}
-                total += step(batch, targets[rows].to(device), rows) * len(rows)
-                seen += len(rows)
-            losses.append(total / seen)
-            if not math.isfinite(losses[-1]):
-                raise PreconditionError(_diverged(what, "the loss", losses[-1], epoch, settings))
-            scores.append(check(model))
-            if not math.isfinite(scores[-1]):
-                raise PreconditionError(_diverged(what, "an answer", scores[-1], epoch, settings))
-            # On a tie the later epoch: it saw the lower learning rate.
-            if scores[-1] >= best and epoch >= extras.counts_from * settings.epochs:
-                best, best_epoch, best_state = scores[-1], epoch, copy.deepcopy(model.state_dict())
-    model.load_state_dict(best_state)
-    progress.note(f"{what}: {_outcome(metric, best, best_epoch, settings.epochs)}")
-    return Fitted(
-        model=model.cpu().eval(),
-        metric=metric,
-        loss=tuple(losses),
-        validation=tuple(scores),
-        best_epoch=best_epoch,
-        score=best,
-    )
+        for batch in progress.track(batches, what=what, total=training.left):
+            if training.step(batch):
+                break
+    progress.note(f"{what}: {training.outcome()}")
+    return training.fitted()
 
 
-def _of_labels(labels: Loss) -> BatchLoss:
-    return lambda _batch, outputs, targets, _rows: labels(outputs, targets)
+def labels_alone(cases: Cases, settings: Train) -> Objective:
+    """The loss of the labels, by the recipe's settings."""
+    labels = labels_loss(cases, settings)
+    return Objective(loss=lambda batch, outputs: labels(outputs, batch.targets))
 
 
-def stepper(
-    model: nn.Module, settings: Train, loss_of: BatchLoss, extras: Extras = PLAIN, *, of_epoch: int
-) -> Callable[[Batch, Tensor, np.ndarray], float]:
-    """A function that takes one optimization step and gives the loss before it.
+@dataclass(frozen=True, kw_only=True)
+class _Lesson:
+    """What `fit` was given beside the model."""
 
-    Raises:
-        PreconditionError: Every parameter is frozen; the step itself, if the model raises in train mode.
-    """
-    optimizer, schedule = optimizer_for(model, settings, steps=of_epoch)
-    done = itertools.count(1)
+    train: tuple[Split, Cases]
+    validation: tuple[Split, Cases]
+    settings: Train
+    seed: int
+    extras: Extras
+    progress: Progress
+    what: str
 
-    def step(batch: Batch, targets: Tensor, rows: np.ndarray) -> float:
+    def choice(self) -> Choice:
+        """What the best epoch is chosen by."""
+        balanced = self.settings.class_weights == "balanced"
+        return self.extras.chosen_by or choice_for(self.validation[1], balanced=balanced)
+
+    def objective(self, model: nn.Module) -> Objective:
+        """What is minimised."""
+        own = self.extras.objective
+        return own(model) if own else labels_alone(self.train[1], self.settings)
+
+    def splits(self) -> dict[str, Split]:
+        """By name."""
+        return {"train": self.train[0], "validation": self.validation[0]}
+
+    def checkpoint(self, model: nn.Module, keep: Path | None) -> Checkpoint | None:
+        """Of this training of this model; None where it is not to be kept."""
+        if keep is None:
+            return None
+        key = key_of(self.settings, self.seed, model, self.splits(), what=self.what)
+        return Checkpoint(folder=keep, key=key)
+
+
+class _Training:
+    """One training on its way: what `fit` does at each step, and at the end of each epoch."""
+
+    def __init__(self, model: nn.Module, lesson: _Lesson, place: Place, keep: Path | None) -> None:
+        self._lesson, self._place = lesson, place
+        self._settings, self._extras = lesson.settings, lesson.extras
+        self._checkpoint = lesson.checkpoint(model, keep)
+        self._model = copy.deepcopy(model).to(place.device)
+        require_batches(self._model.train(), self._settings, lesson.splits(), place)
+        # What is scored and kept: a moving average of the weights, or they themselves.
+        self._scored = copy.deepcopy(self._model) if self._settings.ema else self._model
+        objective, self._choice = lesson.objective(self._model), lesson.choice()
+        learned = None if objective.learned is None else objective.learned.to(place.device)
+        self._optimizer = optimizer_for([self._model, *([learned] if learned else [])], self._settings)
+        self._called, self._loss_of = place.wrapped(self._model, self._optimizer), objective.loss
+        self._score = scorer(lesson.validation[0], self._choice, place)
+        self._total = self._settings.epochs * steps(lesson.train[0].n, self._settings)
+        self._epoch, self._since = 0, time.monotonic()
+        self._parts: dict[str, Kept] = {
+            "model": Whole(place=place, model=self._model),
+            "optimizer": Momenta(optimizer=self._optimizer),
+            "place": place,
+            **({"average": self._scored} if self._settings.ema else {}),
+            **({"learned": learned} if learned else {}),
+            **{f"{_KEPT}{number}": kept for number, kept in enumerate(self._extras.kept)},
+        }
+        self.course = self._taken_up() or self._begun()
+
+    @property
+    def left(self) -> int:
+        """How many steps there will be at most."""
+        return self._total - self.course.step
+
+    def step(self, batch: Drawn) -> bool:
+        """One step of the optimizer; whether it was the last."""
+        extras, place, model, done = self._extras, self._place, self._model, (batch.step + 1) / self._total
+        if batch.epoch != self._epoch:
+            self._begin(batch.epoch)
+        seed_everything(seed_of(self._lesson.seed, batch.step, place.rank), place.device)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * rate(batch.step, self._total, self._settings)
+        loss = self._forward_and_backward(batch, done)
+        if extras.before_step is not None:
+            extras.before_step(model)
+        place.step(self._optimizer, self._settings.clip_norm)
+        if extras.after_step is not None:
+            extras.after_step(model, done)
+        if self._settings.ema is not None:
+            follow(self._scored, model, decay_at(batch.step, self._settings.ema))
+        self.course.stepped(loss.detach(), batch, own=place.own(batch.of))
+        return self._looked(batch)
+
+    def _begin(self, epoch: int) -> None:
+        self._epoch, self._since = epoch, time.monotonic()
+        self._model.train()
+        if self._extras.before_epoch is not None:
+            self._extras.before_epoch(self._model, epoch)
+
+    def _forward_and_backward(self, batch: Drawn, done: float) -> Tensor:
         try:
-            loss = loss_of(batch, forward(model, batch), targets, rows)
-            if extras.penalty is not None:
-                loss = loss + extras.penalty(model)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with self._place.autocast():
+                loss = self._loss_of(batch, forward(self._called, batch.inputs).float())
+                if self._extras.penalty is not None:
+                    loss = loss + self._extras.penalty(self._model, done)
+            self._place.backward(loss, n=len(batch.rows), of=batch.of)
         except PastilleError:
             raise
         except Exception as error:
             raise PreconditionError(f"the model cannot be trained: {one_line(error, 200)}") from error
-        if extras.before_step is not None:
-            extras.before_step(model)
-        optimizer.step()
-        schedule.step()
-        if extras.after_step is not None:
-            extras.after_step(model, next(done) / max(1, settings.epochs * of_epoch))
-        return loss.item()
+        return loss
 
-    return step
+    def _looked(self, batch: Drawn) -> bool:
+        """See whether the loss is finite, the epoch done and a checkpoint due; whether the training ends."""
+        free = self._place.device == "cpu" and self._place.processes == 1
+        if not (free or batch.ends_epoch or (batch.step + 1) % _LOOK_EVERY == 0):
+            return False
+        writer = self._checkpoint if self._place.rank == 0 else None
+        due = writer is not None and writer.due(ends_epoch=batch.ends_epoch)
+        look = self.course.look(self._place, due=due)
+        ends = (batch.ends_epoch or not look.finite) and self._ends(batch.epoch, look)
+        if look.due and not ends and self.left:
+            self._write()
+        return ends
 
+    def _ends(self, epoch: int, look: Look) -> bool:
+        """Score the epoch, and say whether it was the last.
 
-def _diverged(what: str, which: str, value: float, epoch: int, settings: Train) -> str:
-    return (
-        f"{what}: {which} became {value} in epoch {epoch}; lower learning_rate "
-        f"(now {settings.learning_rate:g}) or check the inputs"
-    )
+        Raises:
+            PreconditionError: The loss or an answer is not finite.
+        """
+        course, extras, settings, model = self.course, self._extras, self._settings, self._scored
+        loss = course.mean_loss()
+        if not math.isfinite(loss) and extras.stop is None:
+            raise PreconditionError(self._diverged("the loss", loss, epoch, look.rows))
+        value = self._value(epoch) if math.isfinite(loss) else -math.inf
+        if (stop := extras.stop) is not None:
+            course.stopped = here().agreed(lambda: stop(model, epoch, loss, value))
+            if course.stopped:
+                return True
+        if not math.isfinite(value):
+            raise PreconditionError(self._diverged("an answer", value, epoch))
+        if course.scored(loss, value, counts=epoch >= extras.counts_from * settings.epochs):
+            course.best_state = self._place.state(model)
+        if settings.patience is not None and course.waited >= settings.patience:
+            course.stopped = f"ended after epoch {epoch}: none of the last {settings.patience} was better"
+        self._tell(epoch, loss, value)
+        return bool(course.stopped)
 
+    def _value(self, epoch: int) -> float:
+        for model in {id(m): m for m in (self._model, self._scored)}.values():
+            self._place.settled(model)
+        if self._extras.after_epoch is not None:
+            self._extras.after_epoch(self._scored, epoch)
+        return self._score(self._scored)
 
-def _outcome(metric: str, best: float, epoch: int, epochs: int) -> str:
-    name = metric.replace("_", " ")
-    if epoch == 0:
-        return f"no epoch of {epochs} beat the model before it (validation {name} {best:.4f}), which stays"
-    return f"validation {name} {best:.4f} in epoch {epoch} of {epochs}"
-
-
-def epoch_rows(order: np.random.Generator, n: int, size: int) -> Iterator[np.ndarray]:
-    """Shuffled row numbers in batches; a last batch of one is left out (batch norm needs two)."""
-    rows = order.permutation(n)
-    for start in range(0, n, size):
-        if len(batch := rows[start : start + size]) > 1 or min(n, size) == 1:
-            yield batch
-
-
-def steps(n: int, settings: Train) -> int:
-    """How many batches `epoch_rows` gives.
-
-    Example:
-        >>> [steps(n, Train(epochs=1, batch_size=4)) for n in (8, 9, 10)]
-        [2, 2, 3]
-    """
-    return sum(1 for _ in epoch_rows(np.random.default_rng(0), n, settings.batch_size))
-
-
-def augmented(batch: Batch, augment: Augment | None, generator: torch.Generator) -> Batch:
-    """A batch as the user's augmentation changes it.
-
-    Raises:
-        PreconditionError: The augmentation failed, or gave something of another shape or type.
-    """
-    if augment is None:
-        return batch
-    if list(batch) != [INPUT]:
-        raise PreconditionError(f"augment takes a model's only input, but this one has {', '.join(batch)}")
-    before = batch[INPUT]
-    try:
-        after = augment(before, generator)
-    except Exception as error:
-        raise PreconditionError(f"augment raised {one_line(error, 200)}") from error
-    if not isinstance(after, torch.Tensor) or (after.shape, after.dtype) != (before.shape, before.dtype):
-        got = (
-            f"{after.dtype} {tuple(after.shape)}" if isinstance(after, torch.Tensor) else type(after).__name__
+    def _tell(self, epoch: int, loss: float, value: float) -> None:
+        if time.monotonic() - self._since < _LONG_S:
+            return
+        name, lesson = self._choice.metric.replace("_", " "), self._lesson
+        lesson.progress.note(
+            f"{lesson.what}: epoch {epoch} of {self._settings.epochs}: loss {loss:.3f}, "
+            f"validation {name} {value:.3f}"
         )
-        raise PreconditionError(
-            f"augment must return {before.dtype} {tuple(before.shape)} as it is given, got {got}"
+
+    def _diverged(self, which: str, value: float, epoch: int, rows: np.ndarray | None = None) -> str:
+        split, lower = self._lesson.train[0], f"lower learning_rate (now {self._settings.learning_rate:g})"
+        said = f"{self._lesson.what}: {which} became {value} in epoch {epoch}"
+        if rows is None:
+            return f"{said}; {lower} or check the inputs"
+        if len(odd := odd_rows(split, rows)):
+            return f"{said}: the inputs of cases {names_of(split, odd)} hold NaN or infinity; mend them"
+        return f"{said}, in the batch of cases {names_of(split, rows)}, whose inputs are finite; {lower}"
+
+    def _begun(self) -> Course:
+        score = -math.inf if self._extras.counts_from else self._score(self._scored)
+        return Course(best=score, best_state=self._place.state(self._scored))
+
+    def _taken_up(self) -> Course | None:
+        """Where an earlier process stood; None if there was none, or its checkpoint is of no use."""
+        found = here().agreed(self._found)
+        if found is None:
+            return None
+        for name, part in self._parts.items():
+            tensors = found.tensors.get(name, {})
+            if name.startswith(_KEPT):
+                tensors = {key: x.to(self._place.device) for key, x in tensors.items()}
+            part.load_state_dict(tensors)
+        course = Course(best_state=found.tensors["best"], **found.numbers)
+        self._lesson.progress.note(f"{self._lesson.what}: taken up after step {course.step} of {self._total}")
+        return course
+
+    def _found(self) -> Standing | None:
+        try:
+            return self._checkpoint.read() if self._checkpoint else None
+        except IntegrityError as error:
+            self._lesson.progress.note(f"{self._lesson.what}: {error}; it begins anew")
+            return None
+
+    def _write(self) -> None:
+        """What of a model in several pieces is whole only if all of them take part: so all call this."""
+        tensors = {name: part.state_dict() for name, part in self._parts.items()}
+        if self._checkpoint is not None and self._place.rank == 0:
+            course = self.course
+            self._checkpoint.write(
+                Standing(tensors={**tensors, "best": course.best_state}, numbers=course.numbers())
+            )
+
+    def outcome(self) -> str:
+        """What came of it, in a sentence."""
+        course, name = self.course, self._choice.metric.replace("_", " ")
+        epochs = self._settings.epochs
+        if course.best_epoch == 0:
+            kept = f"no epoch of {epochs} beat the model before it (validation {name} {course.best:.4f})"
+            return f"{kept}, which stays"
+        return f"validation {name} {course.best:.4f} in epoch {course.best_epoch} of {epochs}"
+
+    def fitted(self) -> Fitted:
+        """The model of the best epoch."""
+        course = self.course
+        self._place.restored(self._model, course.best_state)
+        if self._checkpoint is not None and self._place.rank == 0:
+            self._checkpoint.remove()
+        return Fitted(
+            model=self._place.released(self._model).cpu().eval(),
+            metric=self._choice.metric,
+            loss=tuple(course.loss),
+            validation=tuple(course.validation),
+            best_epoch=course.best_epoch,
+            score=course.best,
+            stopped=course.stopped,
         )
-    return {INPUT: after}
-
-
-def optimizer_for(
-    model: nn.Module, settings: Train, *, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The optimizer, and its learning rate over all steps: constant, or half a cosine to zero.
-
-    Raises:
-        PreconditionError: Every parameter is frozen.
-    """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise PreconditionError("the model cannot be trained: none of its parameters requires a gradient")
-    lr, decay = settings.learning_rate, settings.weight_decay
-    optimizer: torch.optim.Optimizer
-    if settings.optimizer == "sgd":
-        optimizer = torch.optim.SGD(
-            parameters, lr, momentum=settings.momentum, weight_decay=decay, nesterov=settings.momentum > 0
-        )
-    else:
-        optimizer = torch.optim.AdamW(parameters, lr, weight_decay=decay)
-    total = max(1, settings.epochs * steps)
-
-    def factor(step: int) -> float:
-        return 1.0 if settings.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / total))
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def reader(split: Split) -> Callable[[Sequence[int] | np.ndarray], Batch]:
-    """Read batches by row number; inputs that fit in memory are stacked once."""
-    size = sum(array.nbytes for array in next(batches(split.inputs, [0], 1)).values())
-    if size * split.n > _IN_MEMORY_BYTES:
-        return lambda rows: to_tensors(next(batches(split.inputs, list(rows), len(rows))))
-    whole = to_tensors(next(batches(split.inputs, range(split.n), split.n)))
-    return lambda rows: {name: x[torch.as_tensor(rows)] for name, x in whole.items()}
-
-
-def choice_for(cases: Cases, *, balanced: bool) -> Choice:
-    """The metric of a task that its best epoch is chosen by.
-
-    Args:
-        cases: Of validation.
-        balanced: Whether the training weighs classes by their rarity.
-    """
-    metric = selection_metric(cases, balanced=balanced)
-    return Choice(metric=metric, value=lambda found: selection_value(found, cases, metric=metric))
-
-
-def scorer(split: Split, choice: Choice, device: str) -> Callable[[Any], float]:
-    """A function that gives a model's value on a split; minus infinity for NaN answers."""
-    read = reader(split)
-
-    def score(model: nn.Module) -> float:
-        model.eval()
-        with torch.inference_mode():
-            outputs = [
-                forward(model, {name: x.to(device) for name, x in read(rows).items()}).cpu()
-                for rows in np.array_split(np.arange(split.n), math.ceil(split.n / _EVAL_BATCH))
-            ]
-        found = torch.cat(outputs).float().numpy()
-        return choice.value(found) if np.isfinite(found).all() else -math.inf
-
-    return score
