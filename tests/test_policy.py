@@ -18,14 +18,18 @@ TASKS: dict[str, dict[str, Any]] = {
 
 
 def _recipe(
-    task: str, risk: str, max_drop: dict[str, Any] | None = None, plan: list[Any] | None = None
+    task: str,
+    risk: str,
+    max_drop: dict[str, Any] | None = None,
+    plan: list[Any] | None = None,
+    override: dict[str, str] | None = None,
 ) -> Recipe:
     return parse_recipe(
         {
             "name": "r",
             "task": TASKS[task],
             "data": {"source": "d.py:s"},
-            "requirements": {"risk": risk, "max_drop": max_drop or {}},
+            "requirements": {"risk": risk, "max_drop": max_drop or {}, "override": override},
             "plan": plan or [ITERATIVE],
         }
     )
@@ -51,6 +55,25 @@ def test_tiers_are_those_of_the_design() -> None:
         "aggressive distillation + int4",
     ]
     assert all(name == tier.risk for name, tier in policy.TIERS.items())
+
+
+@pytest.mark.parametrize("risk", ["critical", "high", "medium", "low"])
+def test_another_network_takes_the_models_place_only_from_medium_on(risk: str) -> None:
+    def asked(**distill: Any) -> dict[str, Any]:
+        return {"distill": {"epochs": 1, **distill}}
+
+    same = _recipe("binary", risk, {}, plan=[asked(student="same")])
+    policy.check(same)
+    other = _recipe("binary", risk, {}, plan=[asked(student={"width": 0.5})])
+    if risk in ("medium", "low"):
+        policy.check(other)
+        return
+    with pytest.raises(RecipeError, match=r"plan.0.distill.student must be 'same' at risk tier"):
+        policy.check(other)
+    override = {"by": "Dr. Ada Kern", "reason": "research use only"}
+    signed = _recipe("binary", risk, {}, plan=[asked(student={"width": 0.5})], override=override)
+    policy.check(signed)
+    assert "distill.student is another network" in str(policy.override_note(signed))
 
 
 @pytest.mark.parametrize(

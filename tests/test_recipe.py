@@ -89,7 +89,8 @@ def test_a_size_in_a_unit_is_that_many_bytes(value: float) -> None:
         ),
         ({"data": {"reader": "npz", "pth": "x"}}, "data.path is missing"),
         ({"data": {"reader": "dicom"}}, "data.reader must be one of source, npz, image_folder, csv_images"),
-        ({"plan": [{"distill": {}}]}, "plan.0 must be one stage with its options, one of: prune, finetune"),
+        ({"plan": [{"shrink": {}}]}, "plan.0 must be one stage with its options, one of: prune, finetune"),
+        ({"plan": [{"distill": {}}]}, "plan.0.distill.epochs is missing; plan.0.distill.student is missing"),
         ({"plan": [{"prune": {"sparsity": 0.5}, "quantize": {}}]}, "plan.0 must be one stage"),
         ({"plan": "auto"}, "plan must be a valid list, got 'auto'"),
         ({"requirements": {"risk": "lo"}}, "requirements.risk must be 'critical', 'high', 'medium' or 'low'"),
@@ -210,6 +211,91 @@ def test_what_is_written_of_a_prune_is_read_back_the_same() -> None:
     for section in sections:
         recipe = parse_recipe(asked(plan=[{"prune": section}]))
         assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+DISTILL: dict[str, Any] = {"epochs": 2, "student": {"width": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"student": "sane"}, "student must be 'same', got 'sane'"),
+        ({"student": {"widht": 0.5}}, "unknown key 'plan.0.distill.student.widht'; did you mean 'width'?"),
+        ({"student": [{"width": 0.5}, {"dept": 1}]}, "student.1.dept'; did you mean 'depth'?"),
+        ({"student": []}, "plan.0.distill.student must have at least one entry"),
+        ({"student": 0.5}, "student must be same, a student such as {width: 0.5}, or a list of students"),
+        ({"student": {}}, "student must be one of: {width: 0.5}, {depth: 0.5} or both"),
+        ({"student": {"width": 0.5, "max_size": "1 MB"}}, "student must be one of"),
+        ({"student": {"width": 0.5, "arguments": {"a": 1}}}, "takes arguments and weights only with model"),
+        (
+            {"temperature": 0},
+            "temperature must be a number above 0 to 100, or {from: NUMBER, to: NUMBER}, got 0",
+        ),
+        ({"temperature": {"from": 8, "to": -1}}, "temperature must be a number above 0 to 100"),
+        ({"alpha": 1.2}, "alpha must be a number from 0 to 1, or {from: NUMBER, to: NUMBER}, got 1.2"),
+        ({"alpha": {"from": 0.9, "too": 0.1}}, "alpha must be a number from 0 to 1, or {from: NUMBER"),
+        ({"hints": {"layers": 3}}, "hints.layers must be auto, or pairs of modules such as {layer1: layer2}"),
+        ({"hints": {"los": "fitnets"}}, "unknown key 'plan.0.distill.hints.los'; did you mean 'loss'?"),
+        ({"method": "rkd"}, "method must be 'kl', 'dkd' or 'dist', got 'rkd'"),
+        ({"cache": "on"}, "cache must be 'auto' or 'off', got 'on'"),
+        ({"cache": {"view": 3}}, "unknown key 'plan.0.distill.cache.view'; did you mean 'views'?"),
+        ({"cache": 4}, "cache must be auto, off, or limits such as {max_size: 4 GB, views: 4}"),
+        ({"teachers": []}, "plan.0.distill.teachers must have at least one entry"),
+        ({"teachers": [{"modle": "before"}]}, "teachers.0.modle'; did you mean 'model'?"),
+        ({"temprature": 4}, "unknown key 'plan.0.distill.temprature'; did you mean 'temperature'?"),
+    ],
+)
+def test_mistakes_of_a_distillation_are_told_in_one_line(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError) as refusal:
+        parse_recipe(asked(plan=[{"distill": {**DISTILL, **changed}}]))
+    assert said in str(refusal.value)
+    assert str(refusal.value).count("plan.0.distill") == 1
+
+
+def test_a_distillation_is_read_back_as_it_was_written() -> None:
+    sections: list[dict[str, Any]] = [
+        {"student": "same", "alpha": {"from": 0.9, "to": 0.5}, "temperature": 4},
+        {"student": [{"depth": 0.5}, {"depth": 0.5}], "cache": {"views": 3, "max_size": "1 GB"}},
+        {"student": {"max_latency": {"p95": "5 ms"}}, "cache": "off"},
+        {"student": {"model": "timm:resnet18", "arguments": {"in_chans": 1}}, "schedule": "step"},
+        {
+            "student": {"width": 0.5},
+            "hints": {"layers": {"layer1": "layer2"}},
+            "teachers": [{"model": "before"}],
+        },
+    ]
+    for section in sections:
+        recipe = parse_recipe(asked(plan=[{"distill": {**DISTILL, **section}}]))
+        assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_a_distillation_comes_before_what_it_would_undo() -> None:
+    prune: dict[str, Any] = {"prune": {"method": "unstructured", "sparsity": 0.5}}
+    quantize: dict[str, Any] = {"quantize": {}}
+    with pytest.raises(RecipeError, match="plan must quantize last, but 'distill' comes after it"):
+        parse_recipe(asked(plan=[quantize, {"distill": DISTILL}]))
+    with pytest.raises(
+        RecipeError, match="plan must distill into another student before it prunes unstructured"
+    ):
+        parse_recipe(asked(plan=[prune, {"distill": DISTILL}]))
+    parse_recipe(asked(plan=[prune, {"distill": {**DISTILL, "student": "same"}}, quantize]))
+    parse_recipe(asked(plan=[{"distill": DISTILL}, prune, quantize]))
+
+
+def test_files_of_students_and_teachers_that_are_not_there_are_named(tmp_path: Path) -> None:
+    teachers = [{"model": "baseline"}, {"model": "package:large", "weights": "large.safetensors"}]
+    one = {**DISTILL, "student": {"model": "small.py:build"}}
+    for section, said in (
+        (one, r"plan.0.distill.student.model: there is no file .*small.py"),
+        (
+            {**DISTILL, "student": [{"model": "small.py:build"}]},
+            r"plan.0.distill.student.0.model: there is no",
+        ),
+        ({**DISTILL, "teachers": teachers}, r"plan.0.distill.teachers.1.weights: there is no file .*large"),
+    ):
+        recipe = parse_recipe(asked(task__model="package.module:build", plan=[{"distill": section}]))
+        with pytest.raises(RecipeError, match=said):
+            check_files(recipe.model_copy(update={"data": SourceData(source="package:splits")}), tmp_path)
 
 
 def test_a_scan_that_is_not_there_is_named(tmp_path: Path) -> None:

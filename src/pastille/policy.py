@@ -11,8 +11,10 @@ from pastille.errors import RecipeError
 from pastille.recipe import (
     METHODS,
     CalibrationLimits,
+    DistillStep,
     FairnessLimits,
     Override,
+    PlanStep,
     Prune,
     PruneStep,
     Pruning,
@@ -33,6 +35,7 @@ class Tier:
     max_drop: float  # absolute, of every metric that is judged
     technique: str
     single_step_pruning: bool  # False: pruned in several steps, fine-tuned and validated after each
+    other_students: bool  # False: a distillation trains the model itself, which no other network replaces
     quantization: tuple[str, ...]  # methods that it permits
 
     @property
@@ -53,6 +56,7 @@ TIERS = MappingProxyType(
                 max_drop=0.005,
                 technique="QAT; post-training quantization alone is never approved",
                 single_step_pruning=False,
+                other_students=False,
                 quantization=("qat",),
             ),
             Tier(
@@ -61,6 +65,7 @@ TIERS = MappingProxyType(
                 max_drop=0.01,
                 technique="QAT + iterative pruning, validated at each step",
                 single_step_pruning=False,
+                other_students=False,
                 quantization=_BUT_INT4,
             ),
             Tier(
@@ -69,6 +74,7 @@ TIERS = MappingProxyType(
                 max_drop=0.02,
                 technique="distillation + QAT",
                 single_step_pruning=True,
+                other_students=True,
                 quantization=_BUT_INT4,
             ),
             Tier(
@@ -77,6 +83,7 @@ TIERS = MappingProxyType(
                 max_drop=0.05,
                 technique="aggressive distillation + int4",
                 single_step_pruning=True,
+                other_students=True,
                 quantization=METHODS,
             ),
         )
@@ -367,6 +374,8 @@ def _loosened(recipe: Recipe, most: float) -> Iterator[str]:
     steps = [step.quantize for step in recipe.plan if isinstance(step, QuantizeStep)]
     methods = TIERS[asked.risk].quantization
     yield from (f"quantize.method {step.method}" for step in steps if step.method not in methods)
+    if not TIERS[asked.risk].other_students and any(_other_student(step) for step in recipe.plan):
+        yield "distill.student is another network"
 
 
 def _percent(share: float) -> str:
@@ -381,6 +390,8 @@ def _plan_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield from _quantize_problems(step.quantize, recipe, f"{key}.quantize")
         elif isinstance(step, PruneStep):
             yield from _prune_problems(step.prune, tier, f"{key}.prune")
+        elif _other_student(step) and not _permits_students(recipe):
+            yield from _student_problems(tier, f"{key}.distill")
 
 
 def _quantize_problems(step: Quantization, recipe: Recipe, key: str) -> Iterator[tuple[str, str]]:
@@ -399,6 +410,24 @@ def _quantize_problems(step: Quantization, recipe: Recipe, key: str) -> Iterator
             f"requirements.risk to 'low' if its use permits that, {_SIGNED}"
         )
     yield f"{key}.method", text
+
+
+def _other_student(step: PlanStep) -> bool:
+    return isinstance(step, DistillStep) and step.distill.students is not None
+
+
+def _permits_students(recipe: Recipe) -> bool:
+    return TIERS[recipe.requirements.risk].other_students or recipe.requirements.override is not None
+
+
+def _student_problems(tier: Tier, key: str) -> Iterator[tuple[str, str]]:
+    """A smaller network in one move is what iterative pruning is there to avoid; a teacher is welcome."""
+    yield (
+        f"{key}.student",
+        f"{key}.student must be 'same' at risk tier {tier.risk!r}: another network takes its place in one "
+        "move; prune in steps with distill, set requirements.risk to 'medium' if its use permits that, "
+        f"{_SIGNED}",
+    )
 
 
 def _permits_int4(step: Quantization, recipe: Recipe) -> bool:

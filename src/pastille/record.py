@@ -21,10 +21,12 @@ from pastille.files import read_bounded, write_atomic
 from pastille.openings import Opening
 from pastille.values import (
     Conditions,
+    LeftOut,
     Metrics,
     Preprocessing,
     Profile,
     Speedup,
+    StudentTaught,
     TensorSpec,
     Validation,
     Verdict,
@@ -133,6 +135,7 @@ class StageDetails:
     tried: tuple[Tried, ...] = ()
     steps: tuple[PrunedStep, ...] = ()
     budget: tuple[BudgetLimit, ...] = ()  # that pruning was given in place of a sparsity
+    students: tuple[StudentTaught, ...] = ()  # of a distillation, in the order they were taught
     zeros: float | None = None  # share of the weights that a sparse stage set to zero
     stored_bytes: int | None = None  # of the sparse file as a bundle stores it
     parity_max_abs_error: float | None = None
@@ -258,6 +261,16 @@ class BundleWritten:
     content: str  # SHA-256 of what the bundle answers with: models, golden cases, preprocessing
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ablated:
+    """After the run: its plan was carried out without one of its stages, on validation alone."""
+
+    event: Literal["ablated"] = "ablated"
+    at: str = field(default_factory=now)
+    left_out: LeftOut
+    seconds: float
+
+
 Event = Annotated[
     Started
     | Resumed
@@ -267,7 +280,8 @@ Event = Annotated[
     | StageFinished
     | TestOpened
     | FinalJudged
-    | BundleWritten,
+    | BundleWritten
+    | Ablated,
     Field(discriminator="event"),
 ]
 

@@ -39,6 +39,7 @@ from pastille.values.measured import (
 )
 from pastille.values.serial import from_json, to_json
 from pastille.values.specs import ImageDecoding, Normalization, Preprocessing, TensorSpec
+from pastille.values.taught import LeftOut, StudentTaught, TeacherSeen
 from pastille.values.validated import Validation
 from pastille.values.verdict import Check, Status, Verdict
 
@@ -67,6 +68,7 @@ __all__ = [
     "Kind",
     "Latency",
     "LayerCost",
+    "LeftOut",
     "Metrics",
     "ModelPrecision",
     "Normalization",
@@ -80,6 +82,8 @@ __all__ = [
     "Status",
     "StressCurve",
     "StressPoint",
+    "StudentTaught",
+    "TeacherSeen",
     "TensorSpec",
     "Validation",
     "Verdict",
