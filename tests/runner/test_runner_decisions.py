@@ -12,7 +12,9 @@ import pytest
 from pastille.errors import RecipeError
 from pastille.recipe import Recipe, parse_recipe
 from pastille.runner.final import select, synthetic, variant_name
-from pastille.runner.run import check_reachable, decide, is_provisional, outcome_of
+from pastille.runner.reachable import check_reachable
+from pastille.runner.run import outcome_of
+from pastille.runner.staged import decide, is_provisional
 from pastille.values import Conditions, Interval, Metrics, Profile, Speedup, Status, Verdict
 
 PRUNE = {"prune": {"sparsity": 0.5}}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pastille.cli import quantize, scan
+from pastille.cli import ablate, quantize, scan
 from pastille.cli.console import fail, out, progress, reports_errors, show_json, strangers_aside
 from pastille.cli.options import (
     EXIT_CODES,
@@ -74,20 +74,25 @@ def run(
     policy.check_run(asked)
     policy.check(asked)  # before torch is imported: a refusal should not take seconds
     check_files(asked, recipe.parent)
+    from pastille.processes import advice, end, here
     from pastille.runner import run as carry_out
 
+    shown = progress(quiet=quiet)
+    if advised := advice():
+        shown.note(advised)
     with strangers_aside():
         result = carry_out(
             asked,
             recipe.parent,
             resume=resume,
             allow_leakage=allow_leakage,
-            progress=progress(quiet=quiet),
+            progress=shown,
         )
-    if as_json:
+    if as_json and here().is_main:
         show_json(result_json(result))
-    else:
+    elif here().is_main:
         show_result(result)
+    end()
     raise SystemExit(int(exit_code(result.verdict.status)))
 
 
@@ -196,6 +201,9 @@ def bench(
     else:
         for name, result in results.items():
             show_bench(name, result)
+
+
+app.command(epilog=ablate.EPILOG)(ablate.ablate)
 
 
 app.command(epilog=quantize.EPILOG)(quantize.quantize)

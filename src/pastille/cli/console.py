@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from pastille.errors import ExitCode, PastilleError
+from pastille.processes import here, one_voice
 from pastille.progress import SILENT, Progress
 from pastille.references import one_line
 
@@ -99,8 +100,8 @@ class Live:
 
 
 def progress(*, quiet: bool) -> Progress:
-    """What long work reports to."""
-    return SILENT if quiet else Live()
+    """What long work reports to; of several processes the main one speaks."""
+    return SILENT if quiet or not here().is_main else Live()
 
 
 @contextlib.contextmanager
@@ -117,10 +118,17 @@ def show_json(value: object) -> None:
 
 def fail(message: str, code: ExitCode, *, as_json: bool = False) -> NoReturn:
     """End the command with one line on stderr, and with ``--json`` an object on stdout too."""
-    err.print(f"[bold red]error:[/] {_escaped(message)}")
+    show_error(message, code, as_json=as_json)
+    raise SystemExit(int(code))
+
+
+def show_error(message: str, code: ExitCode, *, as_json: bool = False) -> None:
+    """Say why a command ends; which of several processes it is, where that is not the main one."""
+    among = here()
+    where = "" if among.is_main else f"process {among.rank} of {among.world}: "
+    err.print(f"[bold red]error:[/] {where}{_escaped(message)}")
     if as_json:
         show_json({"error": message, "exit_code": int(code)})
-    raise SystemExit(int(code))
 
 
 def _escaped(text: str) -> str:
@@ -140,11 +148,14 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
                 return command(*args, **kwargs)
             except (Exception, KeyboardInterrupt) as error:
                 _debug()
+                message, code = _explained(error)
                 if interrupts:
                     hint = "; take it up with --resume" if command.__name__ == "run" else ""
-                    message = f"interrupted: what was finished is kept{hint}"
-                    fail(message, ExitCode.INTERRUPTED, as_json=as_json)
-                fail(*_explained(error), as_json=as_json)
+                    message, code = f"interrupted: what was finished is kept{hint}", ExitCode.INTERRUPTED
+                with one_voice(error) as speaks:
+                    if speaks:
+                        show_error(message, code, as_json=as_json and here().is_main)
+                raise SystemExit(int(code)) from None
 
     return wrapped
 

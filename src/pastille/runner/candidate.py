@@ -30,6 +30,8 @@ from pastille.values import Cases, Profile, to_json
 if TYPE_CHECKING:
     from torch import nn
 
+    from pastille.task.factory import Factory
+
 MODEL, PROFILE, ANSWERS = "model.onnx", "profile.json", "validation.npy"
 _PARITY_CASES = 8
 _PLAIN = StageDetails()
@@ -135,6 +137,7 @@ def reopened(
     *,
     details: StageDetails = _PLAIN,
     module: nn.Module | None = None,
+    build: Factory | None = None,
 ) -> Candidate:
     """A candidate that an earlier, interrupted process finished.
 
@@ -145,6 +148,7 @@ def reopened(
         details: Of the stage that made it.
         module: What the file was made from, if no module was saved beside it: the baseline is the
             task's own, and quantization works on the file alone.
+        build: What the module is rebuilt from; None: the task's own factory.
 
     Raises:
         IntegrityError: A file is missing, or is not the one that was measured.
@@ -152,10 +156,10 @@ def reopened(
     file = journal.directory / profile.file
     if not file.is_file() or sha256_file(file) != profile.sha256:
         raise IntegrityError(f"{file} is not the file that was measured; start a new run without --resume")
-    module = module or read_model(task.build, file.parent)
+    module = module or read_model(build or task.build, file.parent)
     outputs = load_array(file.with_name(ANSWERS))
     return Candidate(
-        artifact=Artifact(module=module, file=file, precision=profile.precision),
+        artifact=Artifact(module=module, file=file, precision=profile.precision, build=build),
         profile=profile,
         outputs=outputs,
         factor=factor_of(details),

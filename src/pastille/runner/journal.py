@@ -119,6 +119,46 @@ def open_run(recipe: Recipe, base: Path, *, resume: bool) -> Journal:
     return journal
 
 
+def finished_run(recipe: Recipe, base: Path) -> Journal:
+    """Open the newest run of a recipe that came to its end.
+
+    Args:
+        recipe: What was asked.
+        base: The recipe's folder.
+
+    Raises:
+        UsageError: There is none, or another process has it open.
+    """
+    home = base / recipe.output / recipe.name
+    for directory in sorted(home.glob(f"*-{recipe_hash(recipe)}"), reverse=True):
+        file = directory / "run.json"
+        if file.is_file() and read_record(file).all(BundleWritten):
+            return _reopen(directory, recipe)
+    raise UsageError(
+        f"there is no finished run of this recipe in {home}; carry it out with `pastille run` first"
+    )
+
+
+def nested(journal: Journal, name: str) -> Journal:
+    """A journal of its own within a run, begun or taken up; the run's own record is not touched.
+
+    Args:
+        journal: Of the run.
+        name: Folder of the run's directory.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    directory = journal.directory / name
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {directory}: {error.strerror}") from error
+    lock, file = _locked(directory), directory / "run.json"
+    record = read_record(file) if file.is_file() else Record(name=journal.record.name)
+    return Journal(directory=directory, record=record, _lock=lock)
+
+
 def _new_directory(home: Path, recipe: Recipe) -> Path:
     asked = recipe_hash(recipe)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -222,3 +262,13 @@ def load_array(path: Path) -> np.ndarray:
 def relative(path: Path, journal: Journal) -> str:
     """A path as the record names it, the same on every machine."""
     return path.relative_to(journal.directory).as_posix().replace(os.sep, "/")
+
+
+def follow_run(directory: Path) -> Journal:
+    """A run that another process carries out and this one takes part in: it is read, not written.
+
+    Args:
+        directory: Of the run.
+    """
+    record = read_record(directory / "run.json")
+    return Journal(directory=directory, record=record, _lock=Path(os.devnull).open())

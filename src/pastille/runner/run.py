@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from pastille import policy
 from pastille.devices import usable_cores
 from pastille.elsewhere import check_isas
-from pastille.errors import RecipeError
-from pastille.gates import verdict
-from pastille.gates.judge import judge_answers
+from pastille.processes import here
 from pastille.progress import SILENT, Progress
-from pastille.pruning.architecture import PLAN
-from pastille.recipe import PlanStep, PruneStep, Pruning, QuantizeStep, Recipe, SparsePrune, step_name
-from pastille.recipe.pruning import MOST
+from pastille.recipe import Recipe
 from pastille.record import (
     BaselineProfiled,
     BundleWritten,
     FinalJudged,
     Record,
     StageDetails,
-    StageFinished,
     TaskLoaded,
     ThresholdChosen,
 )
@@ -36,22 +31,22 @@ from pastille.runner.candidate import (
     Candidate,
     chosen_threshold,
     export,
-    invariance_of,
-    listed,
     measure,
     reopened,
 )
 from pastille.runner.caution import guessing, unprovable
 from pastille.runner.final import judge_on_test, seal
-from pastille.runner.journal import Journal, open_run
-from pastille.stages import Artifact, run_stage, stage_for
-from pastille.stages.contract import state_digest
-from pastille.stages.looking import stage_bar
+from pastille.runner.journal import Journal
+from pastille.runner.reachable import check_reachable
+from pastille.runner.staged import build_after, carry_out_stage
+from pastille.runner.together import joined, require_same, told, written
+from pastille.stages import Artifact, stage_for
+from pastille.stages.contract import state_digest, with_factory
 from pastille.task import Task, load_task
 from pastille.validation import split_summary
 from pastille.values import Status, Verdict
 
-_STORED = {"int4": 0.5, "fp16": 2.0, "bf16": 2.0}  # bytes of a weight; all other methods take one
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +100,11 @@ def run(
     policy.check_run(recipe)
     policy.check(recipe)
     check_isas(recipe)
+    progress = progress if here().is_main else SILENT
     with reproducible(recipe.seed):
         task = load_task(recipe, base, allow_leakage=allow_leakage, progress=progress)
         _check_plan(recipe, base, task)
-        journal = open_run(recipe, base, resume=resume)
+        journal = joined(recipe, base, resume=resume)
         try:
             if not journal.complete:
                 _carry_out(recipe, base, task, journal, progress)
@@ -121,42 +117,39 @@ def _check_plan(recipe: Recipe, base: Path, task: Task) -> None:
     """What a later stage would refuse is refused before the first one is begun."""
     given = Artifact(module=task.model, file=Path())
     for step in recipe.plan:
-        stage_for(step, base).requires(given, task)
+        stage_for(step, base).requires(given, with_factory(task, given.build))
+        build = build_after(step, given, task, base)
+        if build is not None and build is not given.build:  # later stages find another model
+            given = replace(given, module=build().eval(), build=build)
 
 
 def _carry_out(recipe: Recipe, base: Path, task: Task, journal: Journal, progress: Progress) -> None:
-    journal.note_task(_task_loaded(task))
+    loaded = task_loaded(task)
+    written(journal, lambda: journal.note_task(loaded))
+    require_same(loaded, journal)
     for note in unprovable(task):
         progress.note(note)
-    baseline, task = _baseline(task, journal, progress)
+    given = task
+    baseline, task = told(journal, lambda: measured_baseline(given, journal, progress))
     check_reachable(recipe, baseline)
     kept = current = baseline
     for index, step in enumerate(recipe.plan, start=1):
-        candidate, status, stays = _stage(index, step, current, baseline, task, base, journal, progress)
+        candidate, status, stays = carry_out_stage(
+            index, step, current, baseline, task, base, journal, progress
+        )
         current, kept = outcome_of(candidate, status, stays=stays, kept=kept)
+    written(journal, lambda: _end(kept, baseline, task, base, journal, progress))
+
+
+def _end(
+    kept: Candidate, baseline: Candidate, task: Task, base: Path, journal: Journal, progress: Progress
+) -> None:
     final = judge_on_test(kept, baseline, task, base, journal, progress)
     seal(kept, baseline, final, task, journal, progress)
     write_report(journal.record, journal.directory / "report.html")
 
 
-def is_provisional(plan: list[PlanStep], index: int) -> bool:
-    """A prune that a finetune follows is one move with it: the gate after the finetune decides.
-
-    Args:
-        plan: The recipe's plan.
-        index: Of the stage, from 1.
-    """
-    following = plan[index] if index < len(plan) else None
-    return (
-        isinstance(plan[index - 1], PruneStep)
-        and following is not None
-        and step_name(following) == "finetune"
-    )
-
-
-def outcome_of(
-    candidate: Candidate, status: Status, *, stays: bool, kept: Candidate
-) -> tuple[Candidate, Candidate]:
+def outcome_of(candidate: T, status: Status, *, stays: bool, kept: T) -> tuple[T, T]:
     """What the next stage starts from, and what is shipped if no further stage is kept.
 
     Args:
@@ -170,7 +163,7 @@ def outcome_of(
     return candidate, kept if status is Status.REJECTED else candidate
 
 
-def _baseline(task: Task, journal: Journal, progress: Progress) -> tuple[Candidate, Task]:
+def measured_baseline(task: Task, journal: Journal, progress: Progress) -> tuple[Candidate, Task]:
     """Export and measure the model as it was brought; the task comes back with its threshold."""
     done, chosen = journal.record.last(BaselineProfiled), journal.record.last(ThresholdChosen)
     if done is not None:
@@ -216,141 +209,8 @@ def at_threshold(task: Task, threshold: float) -> Task:
     return replace(task, cases=cases)
 
 
-def _stage(
-    index: int,
-    step: PlanStep,
-    before: Candidate,
-    baseline: Candidate,
-    task: Task,
-    base: Path,
-    journal: Journal,
-    progress: Progress,
-) -> tuple[Candidate, Status, bool]:
-    """Apply, export, check parity, profile, judge; or take up what an earlier process finished."""
-    done = next((e for e in journal.record.all(StageFinished) if e.index == index), None)
-    if done is not None:
-        if not done.kept:
-            return before, done.verdict.status, False
-        saved = (journal.directory / done.profile.file).with_name(PLAN).is_file()
-        module = None if saved else before.artifact.module  # the stage worked on the file alone
-        candidate = reopened(done.profile, task, journal, details=done.details, module=module)
-        return candidate, done.verdict.status, True
-    started = time.monotonic()
-    stage = stage_for(step, base)
-    folder = journal.fresh_folder(f"stages/{index:02d}-{stage.name}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(task.recipe.seed)
-        sparse = any(_is_sparse(earlier) for earlier in task.recipe.plan[: index - 1])
-        given = replace(before.artifact, baseline=baseline.artifact.file, sparse=sparse)
-        result = run_stage(stage, given, task, folder, progress)
-    file, details = result.quantized, result.details
-    if file is None:
-        file, error = export(result.module, task, folder, progress)
-        details = replace(details, parity_max_abs_error=error)
-    candidate = measure(
-        stage.name,
-        Artifact(module=result.module, file=file, precision=result.precision),
-        task,
-        journal,
-        baseline=baseline,
-        details=details,
-        progress=progress,
-    )
-    said = judge(candidate, baseline, task, journal)
-    kept, consequence = decide(said, provisional=is_provisional(task.recipe.plan, index))
-    journal.append(
-        StageFinished(
-            index=index,
-            name=stage.name,
-            options=stage.options,
-            profile=candidate.profile,
-            verdict=said,
-            kept=kept,
-            consequence=consequence,
-            details=details,
-            seconds=round(time.monotonic() - started, 1),
-        )
-    )
-    progress.note(f"{stage.name}: {said.reason}")
-    progress.note(f"{stage.name}: {consequence}")
-    return candidate, said.status, kept
-
-
-def _is_sparse(step: PlanStep) -> bool:
-    return isinstance(step, PruneStep) and isinstance(step.prune, SparsePrune)
-
-
-def judge(candidate: Candidate, baseline: Candidate, task: Task, journal: Journal) -> Verdict:
-    """Hold a stage's file against the baseline on validation, and list the cases that changed."""
-    last = candidate.profile.name == "calibrate"
-    bar = policy.bar(task.recipe) if last else stage_bar(task.recipe)
-    found = judge_answers(
-        baseline.outputs,
-        candidate.outputs,
-        cases=task.cases["validation"],
-        bar=bar,
-        thorough=False,
-        stated=candidate.stated,
-    )
-    found += invariance_of(candidate, task)
-    folder = candidate.artifact.file.parent
-    found = listed(found, baseline.outputs, candidate.outputs, task.cases["validation"], folder, journal)
-    return verdict(found.checks, split="validation", notes=found.notes, evidence=found.evidence)
-
-
-def decide(said: Verdict, *, provisional: bool) -> tuple[bool, str]:
-    """Whether a stage's result stays, and why, in one sentence.
-
-    Validation is often too small to prove a limit; it can refute one. So what is inconclusive goes
-    on to the final gate, which decides on the test split.
-    """
-    if said.status is Status.APPROVED:
-        return True, "kept: it passes on validation"
-    if said.status is Status.INCONCLUSIVE:
-        return True, "kept: validation holds too few cases to decide; the final gate will"
-    if provisional:
-        return True, "kept for now: the fine-tuning that follows is judged in its place"
-    return False, "dropped: the run went on from the last model that was not rejected"
-
-
-def check_reachable(recipe: Recipe, baseline: Candidate) -> None:
-    """Refuse a size that the plan cannot reach, before any work is spent on it.
-
-    Pruning keeps at least ``(1 − sparsity)²`` of the weights, since no layer loses more than that
-    share of its inputs and outputs, and single weights at least ``1 − sparsity``; quantization stores a
-    weight in one byte, or two or a half, instead of four.
-
-    Raises:
-        RecipeError: ``max_size`` lies below that bound.
-    """
-    limit = recipe.requirements.max_size
-    share, stored = 1.0, 4.0
-    for step in recipe.plan:
-        if isinstance(step, PruneStep):
-            share *= _least_left(step.prune)
-        if isinstance(step, QuantizeStep):
-            stored = _STORED.get(step.quantize.method, 1)
-    least = baseline.profile.parameters * share * stored
-    if limit is not None and limit < least:
-        raise RecipeError(
-            f"requirements.max_size: {limit / 1e6:.3g} MB cannot be reached: this plan leaves at least "
-            f"{least / 1e6:.3g} MB of {baseline.profile.parameters} parameters; "
-            "raise max_size or the sparsity, or quantize",
-            key="requirements.max_size",
-        )
-
-
-def _least_left(step: Pruning) -> float:
-    """Share of the weights that a prune leaves at least."""
-    if isinstance(step, SparsePrune):
-        return 1 - step.share
-    even = step.budget is None and step.allocation == "uniform"  # else one layer may lose almost all
-    most = max([step.sparsity or 0.0, step.heads or 0.0, *step.layers.values()]) if even else MOST
-    # Blocks differ in size: a quarter of them may hold most of the weights.
-    return float((1 - most) ** 2) * (1.0 if step.blocks is None else 1 - MOST)
-
-
-def _task_loaded(task: Task) -> TaskLoaded:
+def task_loaded(task: Task) -> TaskLoaded:
+    """What the record says of a task, so that another one is noticed."""
     labels = task.recipe.task.labels
     return TaskLoaded(
         splits={name: split_summary(split, labels) for name, split in task.splits},
@@ -384,7 +244,8 @@ def reproducible(seed: int) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.manual_seed(seed)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "") or usable_cores()))
+    share = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # of this machine
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "") or share))
     torch.use_deterministic_algorithms(True)
     try:
         yield
