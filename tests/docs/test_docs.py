@@ -14,6 +14,7 @@ from pastille import policy
 from pastille.cli.app import app
 from pastille.recipe import METHODS, parse_recipe
 from pastille.recipe.pruning import PRUNE_METHODS, UNSEEING, Criterion
+from pastille.recipe.training import Distill, Hints, Student, Train
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -31,7 +32,7 @@ def test_the_recipe_is_one_that_runs() -> None:
 
 
 def test_the_ways_to_quantize_are_stages() -> None:
-    quantizing, _ = blocks("yaml")[1:]
+    quantizing, _, _ = blocks("yaml")[1:]
     steps = yaml.safe_load(quantizing)
     asked = yaml.safe_load(blocks("yaml")[0])
     for step in steps:
@@ -41,7 +42,7 @@ def test_the_ways_to_quantize_are_stages() -> None:
 
 
 def test_the_ways_to_prune_are_stages() -> None:
-    _, pruning = blocks("yaml")[1:]
+    _, pruning, _ = blocks("yaml")[1:]
     page = (ROOT / "docs" / "explain" / "pruning.md").read_text()
     (more,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     asked = yaml.safe_load(blocks("yaml")[0])
@@ -114,7 +115,7 @@ def test_every_command_is_listed() -> None:
     [
         "README.md",
         *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md")),
-        "examples/skin/README.md",
+        *(str(p.relative_to(ROOT)) for p in (ROOT / "examples").rglob("README.md")),
     ],
 )
 def test_links_lead_somewhere(file: str) -> None:
@@ -130,3 +131,34 @@ def test_the_layers_in_the_docs_are_the_contract() -> None:
     layers = [line.replace("pastille.", "") for line in config["contracts"][0]["layers"]]
     text = (ROOT / "docs/explain/architecture.md").read_text()
     assert "\n".join(layers) in text
+
+
+DISTILLATION = (ROOT / "docs" / "explain" / "distillation.md").read_text()
+
+
+def first_column(page: str, head: str) -> list[str]:
+    """What is named first in each row of the table that begins with a heading."""
+    rows = page[page.index(f"| {head} |") :].split("\n\n")[0].splitlines()[2:]
+    return [re.findall(r"`([^`]+)`", row)[0] for row in rows]
+
+
+def test_the_ways_to_distill_are_stages() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", DISTILLATION, re.DOTALL)
+    asked, _, _, shown = (yaml.safe_load(block) for block in blocks("yaml"))
+    for step in [*shown, *yaml.safe_load(block)["plan"]]:
+        policy.check(parse_recipe({**asked, "requirements": {"risk": "medium"}, "plan": [step]}))
+
+
+def test_the_page_on_distillation_lists_every_loss_and_every_key_of_training() -> None:
+    assert first_column(DISTILLATION, "`method`") == list(get_args(Distill.model_fields["method"].annotation))
+    assert first_column(DISTILLATION, "`loss`") == list(get_args(Hints.model_fields["loss"].annotation))
+    table = DISTILLATION[DISTILLATION.index("| key |") :].split("\n\n")[0].splitlines()[2:]
+    named = {name for row in table for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == set(Train.model_fields)
+
+
+def test_the_page_on_distillation_names_every_key_of_a_student() -> None:
+    table = DISTILLATION[DISTILLATION.index("| `student` |") :].split("\n\n")[0]
+    told = [key for key in Student.model_fields if key not in ("init", "arguments", "weights")]
+    assert [key for key in told if f"`{{{key}: " not in table] == []
+    assert [key for key in ("init", "arguments", "weights") if f"`{key}" not in DISTILLATION] == []

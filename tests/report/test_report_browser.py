@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import distilled_records
 import numpy as np
 import pruning_records
 import pytest
@@ -56,11 +57,13 @@ def test_shown(page: Path, scheme: str, width: int, bright: bool) -> None:
     assert (pixels[:, -8:] == pixels[1, 1]).all()
 
 
-@pytest.mark.parametrize("kind", ["rich", "pruned"])
+@pytest.mark.parametrize("kind", ["rich", "pruned", "taken apart"])
 def test_on_a_phone_nothing_sticks_out_all_the_way_down(page: Path, kind: str) -> None:
     if kind == "pruned":
         record = pruning_records.pruned(pruning_records.network(30), steps=pruning_records.THREE)
         write_report(record, page)
+    if kind == "taken apart":
+        write_report(distilled_records.taken_apart(), page)
     target = page.with_suffix(".png")
     browse(page, LIGHT, f"--screenshot={target}", "--window-size=390,14000")
     with Image.open(target) as image:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import distilled_records
 import pruning_records
 import pytest
 import report_records as records
@@ -31,6 +32,7 @@ PAGES: dict[str, Callable[[], Record]] = {
     **records.ALL,
     **rich_records.ALL,
     "pruned": lambda: pruning_records.pruned(pruning_records.network(12), steps=pruning_records.THREE),
+    "taken apart": distilled_records.taken_apart,
     "hundreds of layers": lambda: pruning_records.network(400),
     "empty": lambda: Record(name="empty"),
     "before the baseline": lambda: records.unfinished(2),
@@ -141,12 +143,22 @@ def test_the_verdict_comes_first() -> None:
 def test_sections_appear_in_the_order_of_a_reading() -> None:
     page = render(view(records.skin()))
     assert re.findall(r'<section id="([a-z]+)"', page) == [
-        *("checks", "groups", "confusion", "stages", "tradeoff", "spending", "latency"),
+        *("chain", "checks", "groups", "confusion", "stages", "tradeoff", "spending", "latency"),
         *("changes", "data"),
         *("conditions", "reproduce"),
     ]
-    assert re.findall(r'<section id="([a-z]+)"', render(view(rich_records.rich())))[:8] == [
-        *("checks", "losses", "groups", "disagreement", "confusion", "calibration", "stress", "stages"),
+    assert re.findall(r'<section id="([a-z]+)"', render(view(rich_records.rich())))[:9] == [
+        *(
+            "chain",
+            "checks",
+            "losses",
+            "groups",
+            "disagreement",
+            "confusion",
+            "calibration",
+            "stress",
+            "stages",
+        ),
     ]
 
 

@@ -16,8 +16,8 @@ from pastille.cli.pruned import operations_line, step_lines
 from pastille.record import BaselineProfiled, Record, StageDetails, StageFinished, WidthChange
 from pastille.report import render
 from pastille.report.changes import Change
-from pastille.report.comparison import options_line
 from pastille.report.layers import Layers, block_of
+from pastille.report.options import options_line
 from pastille.report.spending import PromisePoint, promise
 from pastille.report.steps import Steps, kept_step
 from pastille.report.svg.promise import promise_plot
@@ -328,3 +328,31 @@ def test_the_terminal_says_the_same_in_lines() -> None:
     (line,) = operations_line(profile(150, None), profile(75, None), records.speedup(1.7, half=0.02))
     assert line.startswith("operations  2.0 times fewer multiply-accumulates")
     assert operations_line(profile(150, None), profile(150, None), None) == []
+
+
+def test_what_is_said_of_a_layer_is_shown_beside_it() -> None:
+    odd = WidthChange(module="stem", before=64, after=30, note="no multiple of 8 fits its group")
+    even = WidthChange(module="body", before=64, after=32)
+    found = layers(pruned(widths=(odd, even)))
+    assert {row.module: row.note for row in found.blocks[0].rows if row.width} == {
+        "stem": "No multiple of 8 fits its group.",
+        "body": "",
+    }
+    assert "No multiple of 8 fits its group." in render(view(pruned(widths=(odd, even))))
+
+
+def test_what_a_steep_line_means_stays_within_its_plot() -> None:
+    places = [("baseline", 157_000, 0.009), ("pruned", 41_500, 0.0087), ("distilled", 3_460, 0.0076)]
+    points = tuple(
+        PromisePoint(
+            label=name, kind="baseline" if name == "baseline" else "kept", macs=m, ms=t, low=None, high=None
+        )
+        for name, m, t in places
+    )
+    root = ET.fromstring(promise_plot(points))
+    (words,) = (e for e in root.iter("text") if e.text == "as fast as the MACs promise")
+    _, _, width, height = map(float, root.get("viewBox", "").split())
+    assert 0 <= float(words.get("x", -1)) <= width - 150
+    assert 0 <= float(words.get("y", -1)) <= height - 46
+    ticks = [e.text for e in root.iter("text") if e.get("class") == "tick end"]
+    assert len(ticks) > 1

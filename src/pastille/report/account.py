@@ -8,6 +8,7 @@ from typing import Any
 
 import pastille.report.text as text
 from pastille.record import (
+    Ablated,
     BaselineProfiled,
     BundleWritten,
     FinalJudged,
@@ -19,7 +20,7 @@ from pastille.record import (
     TestOpened,
     ThresholdChosen,
 )
-from pastille.values import Conditions, Evidence, Latency, Metrics, Profile, Speedup, Verdict
+from pastille.values import Conditions, Evidence, Latency, LeftOut, Metrics, Profile, Speedup, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Account:
     opened: tuple[TestOpened, ...]
     final: FinalJudged | None
     bundle: BundleWritten | None
+    left_out: tuple[LeftOut, ...] = ()  # one per stage, in the plan's order; the whole plan first
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -110,6 +112,7 @@ class Account:
 def account(record: Record) -> Account:
     """Arrange the events of a run; of a stage that was carried out twice, the later one counts."""
     stages = {stage.index: stage for stage in record.all(StageFinished)}
+    left_out = {done.left_out.index: done.left_out for done in record.all(Ablated)}
     return Account(
         name=record.name,
         started=record.last(Started),
@@ -121,6 +124,7 @@ def account(record: Record) -> Account:
         opened=record.all(TestOpened),
         final=record.last(FinalJudged),
         bundle=record.last(BundleWritten),
+        left_out=tuple(left_out[i] for i in sorted(left_out)),
     )
 
 

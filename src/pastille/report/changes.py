@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 import pastille.report.text as text
 from pastille.record import Curve, StageDetails, WidthChange
 from pastille.report.account import Account
-from pastille.report.comparison import options_line, stage_label
+from pastille.report.budget import BudgetRow, budget_rows
+from pastille.report.comparison import stage_label
 from pastille.report.kernels import Kernels, kernels
 from pastille.report.layers import Layers
 from pastille.report.layers import layers as layer_table
+from pastille.report.options import options_line
 from pastille.report.steps import Steps, steps
+from pastille.report.students import Students, students
 from pastille.report.tried import TriedRow, tried_rows
 from pastille.values import Profile
 
@@ -47,6 +50,8 @@ class Change:
     name: str
     options: str
     facts: tuple[tuple[str, str], ...]
+    students: Students | None  # of a distillation
+    budget: tuple[BudgetRow, ...]  # of a prune that was given one
     steps: Steps | None  # of iterative pruning
     layers: Layers | None  # where something was removed
     tried: tuple[TriedRow, ...]
@@ -105,6 +110,8 @@ def _change(
         name=name,
         options=options,
         facts=tuple(_facts(details, profile.sha256, seconds)),
+        students=students(details.students),
+        budget=budget_rows(details.budget),
         steps=None,
         layers=None,
         tried=tried_rows(details.tried),
@@ -116,8 +123,14 @@ def _change(
         kernels=None,
         trainings=tuple(_training(curve) for curve in details.curves[-curves:]),
         more_trainings=max(0, len(details.curves) - curves),
-        notes=tuple(text.sentence(note, 400) for note in details.notes[:_MAX_NOTES]),
+        notes=tuple(text.sentence(note, 400) for note in _notes(details)[:_MAX_NOTES]),
     )
+
+
+def _notes(details: StageDetails) -> list[str]:
+    """Without those that put a student's row in words, for readers of the command line."""
+    rows = tuple(f"student {student.name}: " for student in details.students)
+    return [note for note in details.notes if not (rows and note.startswith(rows))]
 
 
 def _kernels(profile: Profile, most: int) -> Kernels | None:

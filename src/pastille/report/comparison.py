@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Literal
 
 import pastille.report.text as text
 from pastille.record import FinalJudged, StageFinished
 from pastille.report.account import Account, at_batch
 from pastille.report.banner import pace, paired_medians
 from pastille.report.checks import Tone, check_row
+from pastille.report.options import options_line
 from pastille.values import Metrics, Profile, Speedup, Verdict
 
 PointKind = Literal["baseline", "kept", "dropped", "final"]
@@ -18,7 +19,7 @@ Unit = Literal["bytes", "ms"]
 
 _MAX_METRICS = 3
 _MAX_PLOTTED = 2
-_MAX_ROWS = 20
+_MAX_ROWS = 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class StageRow:
     size: str  # as a bundle stores it
     loaded: str  # where that is more
     smaller: str
+    times_smaller: str  # the ratio alone; below 1 is larger
     parameters: str
     macs: str
     p50: str
@@ -199,6 +201,7 @@ def _row(
         size=text.size(profile.bytes_on_disk),
         loaded=_loaded(profile),
         smaller=_smaller(profile, before),
+        times_smaller=_times_smaller(profile, before),
         parameters=text.amount(profile.parameters),
         macs=text.amount(profile.macs),
         p50=text.significant(latency.ms(0.5)) if latency else text.ABSENT,
@@ -229,6 +232,12 @@ def _smaller(profile: Profile, before: Profile | None) -> str:
     return f"{text.times(now / was)} larger" if now > was else f"{text.times(was / now)} smaller"
 
 
+def _times_smaller(profile: Profile, before: Profile | None) -> str:
+    if before is None or not profile.bytes_on_disk or not before.bytes_on_disk:
+        return ""
+    return text.times(before.bytes_on_disk / profile.bytes_on_disk)
+
+
 def _loaded(profile: Profile) -> str:
     return "" if profile.stored_bytes is None else f"{text.size(profile.size_bytes)} loaded"
 
@@ -244,46 +253,6 @@ def _cell(name: str, metrics: Metrics, verdict: Verdict | None) -> MetricCell:
         drop=row.drop if row else "",
         drop_span=row.interval.partition("CI ")[2] if row else "",
     )
-
-
-def options_line(options: Mapping[str, Any]) -> str:
-    """What a stage was told, in one line, its method first; empty options are left to the recipe.
-
-    Example:
-        >>> options_line({"criterion": "l1", "sparsity": 0.5, "finetune": {"epochs": 3}, "protect": []})
-        'criterion l1, sparsity 0.5, finetune 3 epochs'
-        >>> options_line({"calibration": "minmax", "percentile": 99.99, "method": "ptq"})
-        'method ptq, calibration minmax'
-    """
-    idle = {"percentile"} if options.get("calibration") != "percentile" else set()
-    idle |= {"fairness"} if options.get("fairness") == "none" else set()
-    ordered = sorted(options.items(), key=lambda item: item[0] != "method")
-    words = [_option(str(name), value) for name, value in ordered if name not in idle]
-    return text.clean(", ".join(word for word in words if word), 200)
-
-
-def _option(name: str, value: object) -> str:
-    if isinstance(value, Mapping):
-        epochs = value.get("epochs")
-        return f"{name} {epochs} epochs" if epochs else _budget(value) if name == "budget" else ""
-    if value is None or value == "" or isinstance(value, list | tuple):
-        return ""
-    return f"{name.replace('_', ' ')} {value}"
-
-
-def _budget(asked: Mapping[str, Any]) -> str:
-    """What a pruned file must reach, in place of a sparsity."""
-    times = asked.get("max_latency")
-    limits = times if isinstance(times, Mapping) else {}
-    said = [f"{text.clean(q, 4)} {text.milliseconds(ms)}" for q, ms in limits.items() if _is_number(ms)]
-    size, macs = asked.get("max_size"), asked.get("max_macs")
-    said += [f"size {text.size(size)}"] if _is_number(size) else []
-    said += [f"{text.amount(macs)} MACs"] if _is_number(macs) else []
-    return f"budget {', '.join(said)}" if said else ""
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def tradeoffs(run: Account) -> tuple[Tradeoff, ...]:

@@ -30,6 +30,7 @@ class LayerRow:
     kind: str  # "channels", "heads", "blocks"; empty for a layer whose width is not known
     width: Pair | None
     removed: str
+    note: str  # e.g. why the width is not rounded as asked
     why: str  # it was left whole
     parameters: Pair | None
     macs: Pair | None
@@ -125,6 +126,7 @@ def _row(
         kind=change.kind if change else "",
         width=_pair(change.before, change.after, text.count) if change else None,
         removed=_removed(change),
+        note=text.sentence(change.note, 100) if change else "",
         why=text.clean(why, 160),
         parameters=_pair(cost[0].parameters, cost[1].parameters, text.amount) if cost else None,
         macs=_pair(cost[0].macs, cost[1].macs, text.amount) if cost else None,

@@ -12,6 +12,7 @@ import yaml
 
 import pastille.report.text as text
 from pastille.record import (
+    Ablated,
     BaselineProfiled,
     BundleWritten,
     Environment,
@@ -198,8 +199,9 @@ def _run_facts(run: Account, record: Record) -> Iterator[tuple[str, str]]:
     if isinstance(requirements, Mapping) and "risk" in requirements:
         yield "risk tier", text.clean(requirements["risk"], 40)
     yield "target", text.clean(run.recipe.get("target", text.ABSENT), 80)
-    if len(record.events) > 1:
-        yield "lasted", _span(record.events[0].at, record.events[-1].at) + _interruptions(run)
+    its_own = [event for event in record.events if not isinstance(event, Ablated)]
+    if len(its_own) > 1:
+        yield "lasted", _span(its_own[0].at, its_own[-1].at) + _interruptions(run)
     for variant, seen in list(run.final.validated.items())[:4] if run.final else ():
         words = "; ".join(one.words for one in seen[:8])
         yield f"{text.clean(variant, 20)} decides on", text.clean(words, 300)
@@ -240,10 +242,23 @@ def _told(event: Event) -> str:
             )
         case TestOpened():
             return f"test split opened: {text.clean(event.reason, 200)}"
+        case FinalJudged() | BundleWritten() | Ablated():
+            return _told_last(event)
+
+
+def _told_last(event: FinalJudged | BundleWritten | Ablated) -> str:
+    match event:
         case FinalJudged():
             return f"judged on the test split: {event.verdict.status.value}"
         case BundleWritten():
             return f"bundle written to {text.clean(event.path, 120)}"
+        case Ablated():
+            return _left_out(event)
+
+
+def _left_out(event: Ablated) -> str:
+    stage = text.clean(event.left_out.stage, 60)
+    return f"carried out without {stage}, on validation" if stage else "taken apart, on validation"
 
 
 def recipe_yaml(asked: Mapping[str, Any]) -> tuple[str, bool]:
@@ -263,6 +278,11 @@ def _commands(run: Account) -> Iterator[tuple[str, str]]:
     yield "pastille run recipe.yaml", "carry out this recipe again (saved from below)"
     if not run.final:
         yield "pastille run recipe.yaml --resume", "go on where this run ended"
+    if run.final and len(run.stages) > 1:
+        yield (
+            "pastille ablate recipe.yaml",
+            "what each stage contributed: the plan without one after the other",
+        )
     yield f"pastille verify {bundle}", "check the bundle’s hashes and replay its golden cases"
     yield f"pastille bench {bundle}", "time it on another machine"
     yield "pastille report .", "write this page again, in the folder that holds run.json"

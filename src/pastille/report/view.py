@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pastille.report.text as text
 from pastille.record import Record
+from pastille.report.ablation import Ablation, ablation
 from pastille.report.account import Account, account
 from pastille.report.banner import Banner, banner
 from pastille.report.changes import Change, changes
@@ -34,6 +35,7 @@ class View:
     tradeoffs: tuple[Tradeoff, ...]
     evidence: Evidence
     spending: Spending
+    ablation: Ablation | None  # where the run was taken apart
     timing: Timing
     changes: tuple[Change, ...]
     data: Data
@@ -68,6 +70,7 @@ def view(record: Record) -> View:
         tradeoffs=tradeoffs(run),
         evidence=evidence(run),
         spending=spending(run),
+        ablation=ablation(run),
         timing=timing(run),
         changes=changes(run),
         data=shown,

@@ -7,6 +7,7 @@ every label. No plot needs a script, a namespace or an identifier that could cla
 from pastille.report.svg.confusion import confusion_matrix
 from pastille.report.svg.curves import training_curve
 from pastille.report.svg.forest import forest_block
+from pastille.report.svg.learned import learned_plot
 from pastille.report.svg.promise import promise_plot
 from pastille.report.svg.reliability import reliability_diagram
 from pastille.report.svg.rows import (
@@ -29,6 +30,7 @@ __all__ = [
     "dumbbell",
     "forest_block",
     "key_mark",
+    "learned_plot",
     "left_bar",
     "limit_axis",
     "limit_header",

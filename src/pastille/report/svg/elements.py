@@ -140,12 +140,16 @@ def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
         [30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0]
         >>> log_ticks(80.0, 900.0)
         [100.0, 200.0, 500.0]
+        >>> log_ticks(6.0, 14.0)
+        [6.0, 8.0, 10.0, 12.0, 14.0]
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 5), (1, 3), (1,)):
         ticks = [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high]
         if 2 <= len(ticks) <= most:
             return ticks
+    if len(ticks) < 2:  # too short an axis for powers
+        return linear_ticks(low, high, most)
     return ticks[:: max(1, math.ceil(len(ticks) / most))]
 
 

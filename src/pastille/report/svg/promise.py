@@ -82,7 +82,10 @@ def _promised(
 
 
 def _place_of_words(promised: Sequence[tuple[float, float]], marks: Sequence[Mark]) -> Box:
-    """What the line means: under its right or over its left part, wherever fewer models are in the way."""
+    """What the line means: under its right or over its left part, wherever fewer models are in the way.
+
+    Beside its middle, where it is so steep that neither lies within the axes.
+    """
     (x1, y1), (x2, y2) = promised
     width, slope = text_width(_WORDS, _FONT), (y2 - y1) / ((x2 - x1) or 1.0)
     under, over = _W - _RIGHT - width, _LEFT + 6
@@ -91,8 +94,16 @@ def _place_of_words(promised: Sequence[tuple[float, float]], marks: Sequence[Mar
         Box(x1=over, y1=(y := y1 + slope * (over + width - x1)) - 22, x2=over + width, y2=y - 6),
     ]
     reaches = [Box(x1=m.x - 9, y1=m.y - 9, x2=m.x + 9, y2=m.y + 9) for m in marks]
-    inside = [place for place in places if place.y1 >= _TOP and place.y2 <= _H - _BOTTOM] or places
+    inside = [place for place in places if place.y1 >= _TOP and place.y2 <= _H - _BOTTOM]
+    inside = inside or _beside((x1 + x2) / 2, (y1 + y2) / 2, width)
     return min(inside, key=lambda place: sum(place.meets(reach) for reach in reaches))
+
+
+def _beside(x: float, y: float, width: float) -> list[Box]:
+    """To the left and to the right of a point, as far as there is room."""
+    lefts = [x - 8 - width, x + 8]
+    room = [left for left in lefts if left >= _LEFT and left + width <= _W - _RIGHT] or [_LEFT]
+    return [Box(x1=left, y1=y - 8, x2=left + width, y2=y + 8) for left in room]
 
 
 def _mark(point: PromisePoint, xs: Scale, ys: Scale) -> Mark:
