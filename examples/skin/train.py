@@ -2,6 +2,7 @@
 
 python train.py                           # HAM10000/ beside this file, see the README
 python train.py --data /data/ham10000     # elsewhere
+python train.py --recipe chain.yaml --output resnet18.safetensors
 """
 
 import argparse
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from augment import turned
-from model import build
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pastille import Split, read_recipe
 from pastille.data.load import load_splits
 from pastille.progress import SILENT
+from pastille.task.factory import model_factory
 
 HERE = Path(__file__).resolve().parent
 BATCH = 64
@@ -31,21 +32,23 @@ PEAK_LEARNING_RATE = 3e-3
 def main() -> None:
     asked = arguments()
     overrides = [*located(asked.data), f"data.size={asked.size}"]
-    recipe = read_recipe(HERE / "recipe.yaml", overrides)
+    recipe = read_recipe(HERE / asked.recipe, overrides)
     # The very splits of `pastille run`: what is tested there must not be learned here.
     splits = load_splits(recipe.data, recipe.task, base=HERE, seed=recipe.seed, progress=SILENT)
     print(f"{splits.train.n} images to learn from, {splits.validation.n} to choose the best epoch by")
-    model = train(splits.train, splits.validation, epochs=asked.epochs, seed=recipe.seed)
+    untrained = model_factory(recipe.task, HERE, seed=recipe.seed)()
+    model = train(untrained, splits.train, splits.validation, epochs=asked.epochs, seed=recipe.seed)
     weights = asked.output or HERE / "best.safetensors"
     save_file(model.state_dict(), weights)
     print(f"\nwritten: {weights}\nnow run:")
     sets = " ".join(f"--set {shlex.quote(text)}" for text in overrides)
-    print(f"  pastille run {HERE / 'recipe.yaml'} --set task.weights={weights.resolve()} {sets}")
+    print(f"  pastille run {HERE / asked.recipe} --set task.weights={weights.resolve()} {sets}")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE / "HAM10000", help="folder of the data set")
+    parser.add_argument("--recipe", default="recipe.yaml", help="whose model is trained, beside this file")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--size", type=int, default=64, help="pixels a side, a multiple of 16")
     parser.add_argument("--output", type=Path, help="where the weights go; best.safetensors beside this file")
@@ -68,11 +71,10 @@ def located(folder: Path) -> list[str]:
     return [f"data.path={table.resolve()}", f"data.images=[{images}]"]
 
 
-def train(learn: Split, check: Split, *, epochs: int, seed: int) -> nn.Module:
-    """Train from scratch; the epoch with the highest validation AUROC stays."""
+def train(model: nn.Module, learn: Split, check: Split, *, epochs: int, seed: int) -> nn.Module:
+    """Train from random weights; the epoch with the highest validation AUROC stays."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = build()
     counts = np.bincount(learn.targets)
     weight = torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
     steps = epochs * math.ceil(learn.n / BATCH)

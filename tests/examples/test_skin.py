@@ -91,6 +91,13 @@ def test_the_recipe_keeps_to_its_tier_and_the_model_fits_the_task(tmp_path: Path
     assert 0.7e6 < sum(p.numel() for p in model.parameters()) < 3e6
 
 
+def test_the_chain_keeps_to_its_tier_on_the_same_data() -> None:
+    plain, chain = (read_recipe(SKIN / f"{name}.yaml") for name in ("recipe", "chain"))
+    policy.check(chain)
+    assert chain.data == plain.data
+    assert (chain.task.labels, chain.task.threshold) == (plain.task.labels, plain.task.threshold)
+
+
 def test_a_diagnosis_that_is_not_known_is_refused(tmp_path: Path) -> None:
     folder = published(tmp_path, "HAM10000_metadata")
     table = folder / "HAM10000_metadata"
