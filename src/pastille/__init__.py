@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from pastille.data.load import read_splits as read_splits
     from pastille.data.split import Split as Split
     from pastille.data.split import Splits as Splits
+    from pastille.distillation import TeacherCache as TeacherCache
+    from pastille.distillation import distill as distill
     from pastille.gates.arrays import judge as judge
     from pastille.pruning import prune as prune
     from pastille.pruning import read_model as read_model
     from pastille.pruning import write_model as write_model
     from pastille.quantization import quantize_static as quantize
+    from pastille.recipe import Distill as Distill
     from pastille.recipe import Quantize as Quantize
     from pastille.recipe import Recipe as Recipe
+    from pastille.recipe import Train as Train
     from pastille.recipe import read_recipe as read_recipe
     from pastille.runner.run import run as run
     from pastille.values import Cases as Cases
@@ -34,12 +38,16 @@ _PLACES = {
     "Bundle": ("pastille.bundle", "Bundle"),
     "Cases": ("pastille.values", "Cases"),
     "CustomMetric": ("pastille.values", "CustomMetric"),
+    "Distill": ("pastille.recipe", "Distill"),
     "Preprocessing": ("pastille.values", "Preprocessing"),
     "Quantize": ("pastille.recipe", "Quantize"),
     "Recipe": ("pastille.recipe", "Recipe"),
     "Split": ("pastille.data.split", "Split"),
     "Splits": ("pastille.data.split", "Splits"),
+    "TeacherCache": ("pastille.distillation", "TeacherCache"),
+    "Train": ("pastille.recipe", "Train"),
     "Verdict": ("pastille.values", "Verdict"),
+    "distill": ("pastille.distillation", "distill"),
     "judge": ("pastille.gates.arrays", "judge"),
     "load_bundle": ("pastille.bundle", "load_bundle"),
     "prune": ("pastille.pruning", "prune"),
@@ -56,12 +64,16 @@ __all__ = [
     "Bundle",
     "Cases",
     "CustomMetric",
+    "Distill",
     "Preprocessing",
     "Quantize",
     "Recipe",
     "Split",
     "Splits",
+    "TeacherCache",
+    "Train",
     "Verdict",
+    "distill",
     "judge",
     "load_bundle",
     "prune",
