@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -38,6 +38,7 @@ class Problem:
         student: As in a recipe, ``DistillTraining``; its students on labels alone have the same training.
         quick: Replaces numbers of epochs and the like for a run that only shows that everything works.
         int8: How the students are quantized.
+        seeds: Of the split, the teacher and the students.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Problem:
     student: Mapping[str, Any]
     quick: tuple[str, ...] = ()
     int8: Literal["static", "dynamic"] = "static"
+    seeds: Sequence[int] = (0, 1, 2)
     task: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -121,6 +123,7 @@ ECG: Final = Problem(
         "learning_rate": 3e-3,
         "epochs": 24,
     },
+    seeds=range(10),  # a test split of 500 records says little by itself
 )
 ABSTRACTS: Final = Problem(
     name="abstracts",

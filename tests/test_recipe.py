@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pastille.errors import RecipeError
-from pastille.recipe import Recipe, Train, check_files, parse_recipe, read_recipe, recipe_hash
+from pastille.recipe import DistillStep, Recipe, Train, check_files, parse_recipe, read_recipe, recipe_hash
 from pastille.recipe.sections import SourceData
 
 BASE: dict[str, Any] = {
@@ -219,7 +219,7 @@ DISTILL: dict[str, Any] = {"epochs": 2, "student": {"width": 0.5}}
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"student": "sane"}, "student must be 'same', got 'sane'"),
+        ({"student": "sane"}, "student must be same, a student such as {width: 0.5}, or a list of students"),
         ({"student": {"widht": 0.5}}, "unknown key 'plan.0.distill.student.widht'; did you mean 'width'?"),
         ({"student": [{"width": 0.5}, {"dept": 1}]}, "student.1.dept'; did you mean 'depth'?"),
         ({"student": []}, "plan.0.distill.student must have at least one entry"),
@@ -241,6 +241,10 @@ DISTILL: dict[str, Any] = {"epochs": 2, "student": {"width": 0.5}}
         ({"cache": {"view": 3}}, "unknown key 'plan.0.distill.cache.view'; did you mean 'views'?"),
         ({"cache": 4}, "cache must be auto, off, or limits such as {max_size: 4 GB, views: 4}"),
         ({"teachers": []}, "plan.0.distill.teachers must have at least one entry"),
+        (
+            {"teachers": [{"weights": "x.pt"}]},
+            "teachers.0 takes arguments and weights only with a model of its own, not baseline",
+        ),
         ({"teachers": [{"modle": "before"}]}, "teachers.0.modle'; did you mean 'model'?"),
         ({"temprature": 4}, "unknown key 'plan.0.distill.temprature'; did you mean 'temperature'?"),
     ],
@@ -250,6 +254,21 @@ def test_mistakes_of_a_distillation_are_told_in_one_line(changed: dict[str, Any]
         parse_recipe(asked(plan=[{"distill": {**DISTILL, **changed}}]))
     assert said in str(refusal.value)
     assert str(refusal.value).count("plan.0.distill") == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"schedule": "one_cycle", "warmup": 0.1}, "takes warmup only with another schedule"),
+        ({"steps_at": [0.9]}, "takes steps_at only with schedule: step, not cosine"),
+        ({"focal_gamma": 3}, "takes focal_gamma only with loss: focal, not cross_entropy"),
+        ({"loss": "focal", "label_smoothing": 0.1}, "takes label_smoothing only with loss: cross_entropy"),
+    ],
+)
+def test_what_a_training_would_not_look_at_is_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError) as refusal:
+        parse_recipe(asked(plan=[{"finetune": {"epochs": 1, **changed}}]))
+    assert f"plan.0.finetune {said}" in str(refusal.value)
 
 
 def test_a_distillation_is_read_back_as_it_was_written() -> None:
@@ -267,6 +286,15 @@ def test_a_distillation_is_read_back_as_it_was_written() -> None:
     for section in sections:
         recipe = parse_recipe(asked(plan=[{"distill": {**DISTILL, **section}}]))
         assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_off_needs_no_quotes(tmp_path: Path) -> None:
+    """YAML 1.1 reads it as false."""
+    recipe = yaml.safe_dump(asked(plan=[{"distill": DISTILL}]))
+    (tmp_path / "r.yaml").write_text(recipe.replace("epochs: 2", "epochs: 2\n    cache: off"))
+    (step,) = read_recipe(tmp_path / "r.yaml").plan
+    assert isinstance(step, DistillStep)
+    assert step.distill.cache == "off"
 
 
 def test_a_distillation_comes_before_what_it_would_undo() -> None:

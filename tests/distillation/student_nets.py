@@ -36,7 +36,8 @@ class Residual1d(nn.Module):
         self.conv2 = nn.Conv1d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(torch.relu(self.norm(self.conv1(x))))
+        answer: Tensor = x + self.conv2(torch.relu(self.norm(self.conv1(x))))
+        return answer
 
 
 class UNet(nn.Module):
@@ -141,9 +142,16 @@ def disturbed(model: nn.Module) -> nn.Module:
             parameter.add_(0.2 * size * torch.randn(parameter.shape, generator=generator))
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                module.running_mean.normal_(generator=generator)
-                module.running_var.uniform_(0.5, 2, generator=generator)
+                module.get_buffer("running_mean").normal_(generator=generator)
+                module.get_buffer("running_var").uniform_(0.5, 2, generator=generator)
     return model.eval()
+
+
+def width_of(model: nn.Module, name: str) -> int:
+    """How many outputs the linear layer of that name has."""
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer.out_features
 
 
 def parameters(model: nn.Module) -> int:

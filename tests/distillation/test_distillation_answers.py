@@ -68,6 +68,17 @@ def test_numbers_are_compared_in_units_of_their_spread() -> None:
     assert loss_of(torch.tensor([0.0]), torch.tensor([0.0]), "regression", 1.0) == 0
 
 
+def test_numbers_count_alike_in_batches_of_any_size() -> None:
+    """Two answers may lie as close together as they like: the variance of so few says nothing."""
+    ours, told = noise(64), noise(64, seed=1)
+    whole, *pairs = (
+        float(distillation_loss(a, b, kind="regression", temperature=1.0, unit=2.0))
+        for a, b in [(ours, told), *zip(ours.reshape(-1, 2), told.reshape(-1, 2), strict=True)]
+    )
+    assert whole == pytest.approx(np.mean((ours.numpy() - told.numpy()) ** 2) / 4, rel=1e-5)
+    assert np.mean(pairs) == pytest.approx(whole, rel=1e-5)
+
+
 def test_decoupled_is_the_target_against_the_rest_and_the_rest_among_itself() -> None:
     ours, told, y, t, others = noise(5, 4), noise(5, 4, seed=1), np.array([0, 1, 2, 3, 1]), 3.0, 6.0
     p, q = (softmax(x.numpy() / t, axis=1) for x in (told, ours))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,10 @@ N, SEED = 70, 3
 
 def shaken(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return x + torch.randn(x.shape, generator=generator)
+
+
+def blurred(x: torch.Tensor, generator: torch.Generator, *, by: float) -> torch.Tensor:
+    return x + by * torch.randn(x.shape, generator=generator)
 
 
 def teacher(seed: int = 0) -> nn.Sequential:
@@ -127,6 +133,29 @@ def test_a_cache_of_something_else_is_refused_by_its_hash(
     remembered(Live([model]), data, key, tmp_path)
     with pytest.raises(PreconditionError, match=f"was made with {said}; bring what it was made of"):
         open_cache(tmp_path, changed(key))
+
+
+def test_an_augmentation_of_its_own_chance_is_told(tmp_path: Path) -> None:
+    """The student would be shown something else than the teacher was."""
+    model, data, numbers = teacher(), split(), count()
+
+    def random(x: torch.Tensor, _generator: torch.Generator) -> torch.Tensor:
+        return x + next(numbers)
+
+    with pytest.raises(PreconditionError, match="augment must draw from nothing but the generator"):
+        remembered(Live([model]), data, key_of(model, data, augment=random), tmp_path, augment=random)
+
+
+def test_answers_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
+    model, data = nn.Linear(4, 3), split()
+    inputs = np.asarray(data.inputs).copy()
+    inputs[66] = 3e38  # which overflows on the way
+    data = Split(inputs=inputs, targets=data.targets)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    with pytest.raises(PreconditionError, match="a teacher answers NaN or infinity to cases 66 of train"):
+        remembered(Live([model]), data, key_of(model, data), tmp_path)
+    assert open_cache(tmp_path, key_of(model, data)) is None
 
 
 def test_a_cache_of_another_teacher_is_made_anew_by_a_run(tmp_path: Path) -> None:
@@ -274,6 +303,8 @@ class TestAlone:
         found = self.taught(teacher(), split(), tmp_path, augment=shaken)
         again = self.taught(teacher(), split(), tmp_path, augment=shaken)
         assert found.loss == again.loss
+        with pytest.raises(PreconditionError, match="views must be at least 1, got 0"):
+            TeacherCache(folder=tmp_path, views=0)
         with pytest.raises(PreconditionError, match="was made with another augmentation and another number"):
             self.taught(teacher(), split(), tmp_path)
 
@@ -285,6 +316,38 @@ class TestAlone:
         with pytest.raises(PreconditionError, match="was made with other data"):
             self.taught(teacher(), split(1), tmp_path)
         assert (tmp_path / MANIFEST).read_bytes() == before
+
+    def test_what_the_hashes_do_not_show_is_seen_by_the_answers(self, tmp_path: Path) -> None:
+        """The same weights, read in another way; the same callable, that is set otherwise."""
+        model = teacher()
+        self.taught(model, split(), tmp_path / "code")
+        model[2] = nn.Tanh()
+        with pytest.raises(PreconditionError, match="holds other answers than the teacher gives now"):
+            self.taught(model, split(), tmp_path / "code")
+        self.taught(teacher(), split(), tmp_path / "set", augment=partial(blurred, by=0.1))
+        with pytest.raises(PreconditionError, match="holds other answers than the teacher gives now"):
+            self.taught(teacher(), split(), tmp_path / "set", augment=partial(blurred, by=2.0))
+
+    def test_numbers_that_a_teacher_and_labels_agree_on_are_learned_alike(self) -> None:
+        """Whatever their unit, and in a last batch of two as well."""
+        model, rng = nn.Linear(4, 1), np.random.default_rng(0)
+        inputs = rng.normal(size=(34, 4)).astype(np.float32)
+        with torch.no_grad():
+            answers = model(torch.from_numpy(inputs)).reshape(-1).numpy()
+        data = Split(inputs=inputs, targets=answers)
+        cases = Cases(kind="regression", split="train", targets=answers, labels=())
+        student, settings = nn.Linear(4, 1), Train(epochs=3, batch_size=16)
+        labels, told = (
+            distill(student, model, (data, cases), (data, cases), settings, Distill.model_validate(asked))
+            for asked in ({"alpha": 0.0}, {"alpha": 1.0})
+        )
+        assert labels.loss == pytest.approx(told.loss, rel=1e-4)
+
+    @pytest.mark.parametrize(("count", "weights"), [(2, [1.0]), (1, [0.0]), (2, [3.0, -1.0]), (0, None)])
+    def test_teachers_without_weights_are_refused(self, count: int, weights: list[float] | None) -> None:
+        said = "weights must be a number above 0 for each" if count else "teacher must be a module"
+        with pytest.raises(PreconditionError, match=said):
+            self.taught([teacher()] * count, split(), None, weights=weights)  # type: ignore[arg-type]
 
     def test_answers_of_different_shapes_are_refused(self) -> None:
         with pytest.raises(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from pastille.distillation.care import (
     turned,
     worse_groups,
 )
+from pastille.errors import PreconditionError
 from pastille.stats.proportions import tango
 from pastille.values import Cases, Interval, TeacherSeen
 
@@ -113,6 +115,13 @@ def test_a_teacher_that_says_little_with_its_probabilities_is_told() -> None:
     assert problem.endswith(f"above {MAX_ECE:g}")
 
 
+def test_a_teacher_whose_answers_are_not_finite_is_refused() -> None:
+    outputs = answering(TARGETS, NOBODY)
+    outputs[[3, 7]] = math.nan, math.inf
+    with pytest.raises(PreconditionError, match="'baseline' answers NaN or infinity to 2 of 400 cases"):
+        judged_of(outputs, cases_of(TARGETS))
+
+
 def test_too_few_cases_do_not_condemn_a_teacher() -> None:
     """Twelve cases cannot tell a calibration error from noise."""
     few = np.arange(12) % 2
@@ -177,6 +186,18 @@ def test_groups_that_the_teacher_is_certainly_worse_for_are_told() -> None:
     assert lower.startswith("teacher 'baseline' has a lower accuracy where sex = F (")
     assert misses.startswith("teacher 'baseline' misses more where sex = F (")
     assert misses.endswith("the student will inherit it")
+
+
+def test_the_metric_of_a_group_is_named_where_it_is_another() -> None:
+    """A binary teacher is judged by balanced accuracy, which a group without ill cases does not have."""
+    outputs, cases = grouped(0.3)
+    sex = np.where(np.asarray(cases.groups["sex"]) == "F", "F, of two", "M")
+    cases = replace(cases, groups={"sex": sex})
+    found = judged_of(outputs, cases, "balanced_accuracy").seen  # type: ignore[attr-defined]
+    assert list(found.worse) == ["sex = F, of two, accuracy", "sex = F, of two, sensitivity"]
+    lower, misses = inherited(found)
+    assert lower.startswith("teacher 'baseline' has a lower accuracy where sex = F, of two (")
+    assert misses.startswith("teacher 'baseline' misses more where sex = F, of two (")
 
 
 def test_groups_that_are_alike_are_rarely_told() -> None:

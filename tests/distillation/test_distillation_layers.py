@@ -175,6 +175,8 @@ def test_maps_are_pooled_to_the_smaller_one() -> None:
     torch.testing.assert_close(told, b.flatten(2))
     a, b = torch.randn(2, 3, 8), torch.randn(2, 5, 4)
     torch.testing.assert_close(matched(a, b)[0], a.reshape(2, 3, 4, 2).mean(dim=-1))
+    a, b = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 4, 16)  # as many places, but others
+    assert matched(a, b)[0].shape == (2, 3, 32)
 
 
 def test_the_latest_forward_pass_counts() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from student_nets import width_of
 from torch import nn
 
 from pastille.data.split import Split, Splits
@@ -101,24 +102,28 @@ def task(tmp_path: Path) -> Task:
     return load_task(Recipe.model_validate(whole), tmp_path)
 
 
+def hidden_rows(model: nn.Module) -> set[tuple[float, ...]]:
+    return {tuple(row) for row in model.get_parameter("hidden.weight").tolist()}
+
+
 def test_a_fraction_is_cut_out_of_the_model_before_it(task: Task, tmp_path: Path) -> None:
     half = built_student(Student(width=0.5), task.model, task, tmp_path)
     quarter = built_student(Student(width=0.5), half.module, task, tmp_path)
-    assert [m.module.hidden.out_features for m in (half, quarter)] == [16, 8]
-    assert half.build is half.width is None
+    assert [width_of(m.module, "hidden") for m in (half, quarter)] == [16, 8]
+    assert half.build is None
+    assert half.width is None
     assert half.name == "width 0.5"
-    theirs = {tuple(row) for row in task.model.hidden.weight.tolist()}
-    assert {tuple(row) for row in half.module.hidden.weight.tolist()} < theirs
+    assert hidden_rows(half.module) < hidden_rows(task.model)
 
 
 def test_begun_anew_it_has_the_shape_and_nothing_else(task: Task, tmp_path: Path) -> None:
     asked = Student(width=0.5, init="random")
     one, two = (built_student(asked, task.model, task, tmp_path) for _ in range(2))
     assert one.name == "width 0.5, begun anew"
-    assert one.module.hidden.weight.shape == (16, 4)
-    assert torch.equal(one.module.hidden.weight, two.module.hidden.weight)
-    theirs = {tuple(row) for row in task.model.hidden.weight.tolist()}
-    assert not theirs & {tuple(row) for row in one.module.hidden.weight.tolist()}
+    weight = one.module.get_parameter("hidden.weight")
+    assert weight.shape == (16, 4)
+    assert torch.equal(weight, two.module.get_parameter("hidden.weight"))
+    assert not hidden_rows(task.model) & hidden_rows(one.module)
 
 
 def test_a_student_by_reference_has_its_weights_and_its_factory(task: Task, tmp_path: Path) -> None:
@@ -126,12 +131,12 @@ def test_a_student_by_reference_has_its_weights_and_its_factory(task: Task, tmp_
     save_file(weights, tmp_path / "small.safetensors")
     asked = Student(model="model.py:small", weights=Path("small.safetensors"))
     built = built_student(asked, task.model, task, tmp_path)
-    assert torch.equal(built.module.layer.weight, weights["layer.weight"])
+    assert torch.equal(built.module.get_parameter("layer.weight"), weights["layer.weight"])
     assert not built.module.training
     assert built.build is not None
     assert type(built.build()).__name__ == "Small"
     arguments = Student(model="model.py:build", arguments={"width": 7})
-    assert built_student(arguments, task.model, task, tmp_path).module.hidden.out_features == 7
+    assert width_of(built_student(arguments, task.model, task, tmp_path).module, "hidden") == 7
 
 
 def test_models_of_libraries_by_name(task: Task, tmp_path: Path) -> None:
@@ -139,11 +144,12 @@ def test_models_of_libraries_by_name(task: Task, tmp_path: Path) -> None:
     split = Split(inputs=rows, targets=np.arange(4) % 3)
     pictures = replace(task, model=Pictures(), splits=Splits(train=split, validation=split, test=split))
     built = built_student(Student(model="torchvision:resnet18"), Pictures(), pictures, tmp_path)
-    assert built.module.fc.out_features == 3
+    assert width_of(built.module, "fc") == 3
     small = built_student(Student(model="timm:resnet10t"), Pictures(), pictures, tmp_path)
-    assert small.module.fc.out_features == 3
+    assert width_of(small.module, "fc") == 3
     assert small.build is not None
-    assert torch.equal(small.build().fc.weight, small.module.fc.weight)  # as untrained each time
+    once, again = (net.get_parameter("fc.weight") for net in (small.module, small.build()))
+    assert torch.equal(once, again)  # as untrained each time
     with pytest.raises(UsageError, match=r"^distill\.student\.model: torchvision has no model 'resnet19'"):
         built_student(Student(model="torchvision:resnet19"), Pictures(), pictures, tmp_path)
 
@@ -162,6 +168,18 @@ def test_a_configuration_of_transformers_is_a_student(task: Task, tmp_path: Path
     bert_folder(tmp_path, {0: "c", 1: "b", 2: "a"})
     with pytest.raises(TaskError, match=r"order c, b, a, those of the task a, b, c"):
         built_student(Student(model=f"hf:{folder.name}"), words.model, words, tmp_path)
+
+
+def test_a_folder_of_transformers_whose_weights_are_not_read_is_told(task: Task, tmp_path: Path) -> None:
+    """It would begin from nothing; and one without any has nothing to teach."""
+    words = task_of_words(task)
+    folder = bert_folder(tmp_path, {0: "A", 1: "B", 2: "C"})
+    named = f"hf:{folder.name}"
+    with pytest.raises(TaskError, match="hf:bert is built untrained and has nothing to teach"):
+        teacher_models([Teacher(model=named)], words, words.model, tmp_path)
+    (folder / "model-00001-of-00002.safetensors").touch()
+    with pytest.raises(UsageError, match=r"there is no file .*model\.safetensors"):
+        built_student(Student(model=named), words.model, words, tmp_path)
 
 
 def bert_folder(base: Path, names: dict[int, str]) -> Path:
@@ -253,7 +271,16 @@ def test_teachers_are_named_and_weighed(task: Task, tmp_path: Path) -> None:
     ]
     assert found[0][2] is task.model
     assert found[1][2] is before
-    assert found[2][2].hidden.out_features == 9
+    alike = [Teacher(model="model.py:build", arguments={"width": n}) for n in (8, 9)]
+    names = [name for name, _, _ in teacher_models(alike, task, before, tmp_path)]
+    assert names == ["model.py:build (1)", "model.py:build (2)"]  # two in the report, not one
+    assert width_of(found[2][2], "hidden") == 9
+
+
+class Labelled(nn.Linear):
+    def __init__(self, labels: list[str]) -> None:
+        super().__init__(1, 3)
+        self.labels = labels
 
 
 @pytest.mark.parametrize(
@@ -261,9 +288,7 @@ def test_teachers_are_named_and_weighed(task: Task, tmp_path: Path) -> None:
     [(["a", "b", "c"], False), (["A", "B", "C"], False), (["x", "y", "z"], False), (["b", "a", "c"], True)],
 )
 def test_orders_of_labels(names: list[str], *, wrong: bool) -> None:
-    net = nn.Linear(1, 3)
-    net.labels = names
-    assert bool(label_problem(net, LABELS)) == wrong
+    assert bool(label_problem(Labelled(names), LABELS)) == wrong
     assert label_problem(nn.Linear(1, 3), LABELS) is None
 
 
@@ -278,7 +303,7 @@ def test_the_widest_that_fits_a_size(task: Task, tmp_path: Path) -> None:
     wider = built_student(Student(width=min(0.99, built.width + 0.05)), large, task, tmp_path)
     assert size_of(wider.module, task, tmp_path) > limit
     again = built_student(Student(max_size=limit), large, task, tmp_path, width=built.width)
-    assert torch.equal(again.module[0].weight, built.module[0].weight)
+    assert torch.equal(again.module.get_parameter("0.weight"), built.module.get_parameter("0.weight"))
     with pytest.raises(PreconditionError, match="already keeps to max_size"):
         built_student(Student(max_size=2 * whole), large, task, tmp_path)
 

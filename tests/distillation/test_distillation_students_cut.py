@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from student_nets import NETS, Signal, bert, parameters, trained_looking
+from student_nets import NETS, Signal, bert, parameters, trained_looking, width_of
 from torch import nn
 
 from pastille.distillation.students_cut import anew, evenly, narrowed, narrower, nearest, shallower
@@ -18,29 +20,30 @@ def test_the_longest_channels_stay_in_their_order() -> None:
     net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))
     norms = torch.tensor([1.0, 6, 2, 5, 3, 4])
     with torch.no_grad():
-        net[0].weight.copy_(torch.ones(6, 1, 3, 3) * norms[:, None, None, None])
-        net[0].bias.zero_()
-        net[2].weight.copy_(torch.randn(2, 6, 3, 3).sign())  # all are read alike
+        net.get_parameter("0.weight").copy_(torch.ones(6, 1, 3, 3) * norms[:, None, None, None])
+        net.get_parameter("0.bias").zero_()
+        net.get_parameter("2.weight").copy_(torch.randn(2, 6, 3, 3).sign())  # all are read alike
     student = narrower(net, {"input": torch.zeros(1, 1, 8, 8)}, 0.5)
-    assert student[0].weight[:, 0, 0, 0].tolist() == [6, 5, 4]
-    assert torch.equal(student[2].weight, net[2].weight[:, [1, 3, 5]])
+    assert student.get_parameter("0.weight")[:, 0, 0, 0].tolist() == [6, 5, 4]
+    kept = net.get_parameter("2.weight")[:, [1, 3, 5]]
+    assert torch.equal(student.get_parameter("2.weight"), kept)
 
 
 def test_scores_that_are_given_decide() -> None:
     net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
     scores = {"0": torch.tensor([0.0, 1, 2, 3])}
     student = narrower(net, {"input": torch.zeros(1, 2)}, 0.5, scores=scores)
-    assert torch.equal(student[0].weight, net[0].weight[2:])
+    assert torch.equal(student.get_parameter("0.weight"), net.get_parameter("0.weight")[2:])
 
 
 def test_the_strongest_heads_stay() -> None:
     model, batch = trained_looking("bert"), NETS["bert"][1]()
-    attention = model.get_submodule("model.bert.encoder.layer.2.attention.self")
+    attention: Any = model.get_submodule("model.bert.encoder.layer.2.attention.self")
     with torch.no_grad():
         for layer in (attention.query, attention.key, attention.value):
             layer.weight[8:16] *= 9  # head 1 of 4, 8 wide
             layer.weight[24:] *= 9
-    cut = narrower(model, batch, 0.5).get_submodule("model.bert.encoder.layer.2.attention.self")
+    cut: Any = narrower(model, batch, 0.5).get_submodule("model.bert.encoder.layer.2.attention.self")
     kept = [*range(8, 16), *range(24, 32)]
     assert cut.num_attention_heads == 2
     assert torch.equal(cut.value.weight, attention.value.weight[kept])
@@ -49,7 +52,7 @@ def test_the_strongest_heads_stay() -> None:
 def test_large_layers_are_rounded_for_kernels_and_small_ones_are_not() -> None:
     net = nn.Sequential(nn.Linear(3, 96), nn.ReLU(), nn.Linear(96, 30), nn.ReLU(), nn.Linear(30, 2))
     student = narrower(net, {"input": torch.zeros(1, 3)}, 0.3)
-    assert (student[0].out_features, student[2].out_features) == (32, 9)
+    assert (width_of(student, "0"), width_of(student, "2")) == (32, 9)
 
 
 def test_a_share_that_removes_nothing_says_so() -> None:
@@ -62,15 +65,20 @@ def test_a_share_that_removes_nothing_says_so() -> None:
         narrower(net, batch, 1.0)
 
 
+def layers_there(model: nn.Module) -> list[bool]:
+    layers = model.get_submodule("model.bert.encoder.layer")
+    assert isinstance(layers, nn.ModuleList)
+    return [not isinstance(layer, Skip) for layer in layers]
+
+
 def test_layers_of_a_transformer_are_every_other_one() -> None:
     model, batch = trained_looking("bert"), NETS["bert"][1]()
     student = shallower(model, batch, 0.5)
-    layers = student.get_submodule("model.bert.encoder.layer")
-    assert [i for i, layer in enumerate(layers) if not isinstance(layer, Skip)] == [0, 2, 5]
+    assert [i for i, there in enumerate(layers_there(student)) if there] == [0, 2, 5]
     one = parameters(model.get_submodule("model.bert.encoder.layer.0"))
     assert parameters(model) - parameters(student) == 3 * one
     # The same as calling those three layers by hand.
-    inner = model.get_submodule("model.bert")
+    inner: Any = model.get_submodule("model.bert")
     with torch.no_grad():
         x = inner.embeddings(batch["input_ids"])
         for i in (0, 2, 5):
@@ -83,11 +91,9 @@ def test_layers_of_a_transformer_are_every_other_one() -> None:
 def test_two_thirds_of_three_layers_are_two() -> None:
     batch = NETS["bert"][1]()
     short = shallower(bert(num_hidden_layers=3).eval(), batch, 0.67)
-    kept = [not isinstance(layer, Skip) for layer in short.get_submodule("model.bert.encoder.layer")]
-    assert kept == [True, False, True]
+    assert layers_there(short) == [True, False, True]
     shorter = shallower(short, batch, 0.5)  # progressive: of those that are left
-    kept = [not isinstance(layer, Skip) for layer in shorter.get_submodule("model.bert.encoder.layer")]
-    assert kept == [True, False, False]
+    assert layers_there(shorter) == [True, False, False]
 
 
 def test_convolutional_blocks_that_change_little_go() -> None:
@@ -95,10 +101,11 @@ def test_convolutional_blocks_that_change_little_go() -> None:
     net, batch = Signal().eval(), NETS["signal"][1]()
     with torch.no_grad():
         for i, size in enumerate((1.0, 1e-3, 1.0, 1e-2)):
-            net.blocks[i].conv2.weight *= size
-            net.blocks[i].conv2.bias *= size
+            net.get_parameter(f"blocks.{i}.conv2.weight").mul_(size)
+            net.get_parameter(f"blocks.{i}.conv2.bias").mul_(size)
     student = shallower(net, batch, 0.5, batches=[batch])
-    assert [isinstance(block, Skip) for block in student.blocks] == [False, True, False, True]
+    blocks = [student.get_submodule(f"blocks.{i}") for i in range(4)]
+    assert [isinstance(block, Skip) for block in blocks] == [False, True, False, True]
     with torch.no_grad():
         by_hand = net.head(net.blocks[2](net.blocks[0](torch.relu(net.stem(batch["input"])))).mean(-1))
         assert torch.allclose(student(batch["input"]), by_hand, atol=1e-6)

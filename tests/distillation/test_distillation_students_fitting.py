@@ -55,6 +55,18 @@ def test_a_budget_that_is_kept_already_or_never_says_so() -> None:
         widest(lambda width: {"max_latency.p95": 3 + width}, {"max_latency.p95": 1.0})
 
 
+def test_where_nothing_is_left_to_be_cut_the_search_ends() -> None:
+    tried: list[float] = []
+
+    def costs(width: float) -> dict[str, float]:
+        tried.append(width)
+        return {"max_size": max(1e3, 1e6 * width**2)}
+
+    with pytest.raises(PreconditionError, match="no width keeps to max_size"):
+        widest(costs, {"max_size": 10.0})
+    assert len(tried) == 3
+
+
 @pytest.mark.parametrize("parameters", [1_000_000, 23_500_000])
 def test_three_to_four_times_smaller_is_where_to_begin(parameters: int) -> None:
     found = suggested(parameters)

@@ -143,3 +143,34 @@ def test_with_other_data_it_is_refused(done: Done, tmp_path: Path) -> None:
     result = pastille("ablate", project / "recipe.yaml", "--quiet")
     assert result.exit_code == 2
     assert "data changed" in result.output
+
+
+SMALL = """
+from torch import nn
+
+def build():
+    body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+    return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+"""
+
+
+def test_a_stage_that_the_rest_cannot_do_without_keeps_no_other_row_back(
+    new_project: Callable[[], Path],
+) -> None:
+    """The pruning names a module that only the student has."""
+    student = {"student": {"model": "small.py:build"}, "epochs": 15, "batch_size": 16, "learning_rate": 0.05}
+    plan = [
+        {"distill": student},
+        {"prune": {"sparsity": 0.25, "round_to": 2, "protect": ["0.3"]}},
+        {"finetune": {"epochs": 1, "batch_size": 16}},
+    ]
+    recipe = changed(new_project(), plan=plan)
+    (recipe.parent / "small.py").write_text(SMALL)
+    assert pastille("run", recipe, "--quiet").exit_code in (0, 4)
+    result = pastille("ablate", recipe, "--quiet", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [row["stage"] for row in found["rows"]] == ["", "prune and finetune", "finetune"]
+    (sentence,) = found["impossible"]
+    assert sentence.startswith("without distill: the rest of the plan cannot be carried out (prune.protect")
+    assert sentence in pastille("ablate", recipe, "--quiet").output.replace("\n", " ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from functools import cache
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from stages_task import Net, Notes, artifact_of, split, task_of
 from torch import nn
 
 from pastille.data.cases import cases
-from pastille.errors import PreconditionError, StageError, UsageError
+from pastille.errors import DataError, PreconditionError, StageError, UsageError
 from pastille.pruning.removal import layer_widths
 from pastille.recipe import DistillStep, FinetuneStep, PruneStep, QuantizeStep, Train
 from pastille.record import StageDetails
@@ -135,6 +137,23 @@ def test_a_student_that_learned_nothing_does_not_teach_the_next_one(tmp_path: Pa
     assert any(note.endswith("; it does not teach the next") for note in result.details.notes)
 
 
+def test_a_teacher_that_is_overtaken_on_the_way_no_longer_teaches(tmp_path: Path) -> None:
+    artifact, task = given(tmp_path)
+    weak = copy.deepcopy(task.model)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in weak.parameters():
+            p.add_(p.std(correction=0) * torch.randn_like(p))
+        [*weak.parameters()][-2].mul_(0.25)  # less sure, as it should be
+    task = replace(task, model=weak)
+    students = [{"width": 0.5, "init": "random"}, {"width": 0.5}]
+    made = stage(student=students, alpha=0.0, learning_rate=0.05, epochs=8)
+    result = run(made, artifact, task)
+    names = [[t.name for t in student.teachers] for student in result.details.students]
+    assert names == [["baseline"], ["student width 0.5, begun anew (1 of 2)"]]
+    assert any("worse than its student already is" in note for note in result.details.notes)
+
+
 class Killed(Exception):
     """Stands for a process that ends."""
 
@@ -175,6 +194,24 @@ def test_a_kill_on_the_way_changes_nothing(what: str, at: int, tmp_path: Path) -
     assert resumed.details.students == whole.details.students
     first_is_done = what not in ("asking the teacher", "distilling width 0.5 (1 of 2)")
     assert ("student width 0.5 (1 of 2): taught before, taken up" in again.notes) == first_is_done
+
+
+def test_a_teacher_that_changed_meanwhile_is_told(tmp_path: Path) -> None:
+    """Half of a student would be taught by one, and half by the other."""
+    (tmp_path / "teacher.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+    )
+    artifact, task = given(tmp_path)
+    teachers = [{}, {"model": "teacher.py:build", "weights": "teacher.safetensors"}]
+    made = stage(tmp_path, teachers=teachers, accept_poor_teacher=True, epochs=3)
+    folder = _folder(tmp_path, "killed")
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        taught = {"1.weight": torch.randn(3, 64), "1.bias": torch.zeros(3)}
+        save_file(taught, tmp_path / "teacher.safetensors")
+        killed = seed == 0
+        with pytest.raises(Killed if killed else DataError, match=None if killed else "a teacher changed"):
+            run_stage(made, artifact, task, folder, Kills("distilling", 3) if killed else Notes())
 
 
 def _folder(base: Path, name: str) -> Path:
@@ -307,6 +344,7 @@ def test_a_student_that_is_larger_than_its_teacher_is_told(tmp_path: Path) -> No
     artifact, task = given(tmp_path)
     result = run(stage(tmp_path, student={"model": "large.py:build"}, epochs=1), artifact, task)
     assert any("more than its largest teacher (9731)" in note for note in result.details.notes)
+    assert any("begin with a student 3 to 4 times smaller" in note for note in result.details.notes)
 
 
 def test_requirements(tmp_path: Path) -> None:
@@ -316,6 +354,13 @@ def test_requirements(tmp_path: Path) -> None:
         PreconditionError, match="distill: the model has no parameter that requires a gradient"
     ):
         stage(student="same").requires(frozen, task)
+    (tmp_path / "still.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False)\n"
+    )
+    with pytest.raises(PreconditionError, match=r"distill\.student: still\.py:build has no parameter that"):
+        stage(tmp_path, student={"model": "still.py:build"}).requires(artifact, task)
     with pytest.raises(UsageError, match="augment: there is no file"):
         stage(tmp_path, augment="augment.py:flip").requires(artifact, task)
     with pytest.raises(PreconditionError, match=r"distill.method: .*dkd"):

@@ -20,7 +20,7 @@ from pastille.data.split import Split
 from pastille.errors import CalibrationError, PreconditionError, StageError, UsageError
 from pastille.pruning import remove
 from pastille.pruning.removal import layer_widths
-from pastille.recipe import FinetuneStep, Prune, PruneStep, QuantizeStep
+from pastille.recipe import FinetuneStep, Prune, PruneStep, QuantizeStep, SparsePrune
 from pastille.record import StageDetails, WidthChange
 from pastille.runtime import load
 from pastille.stages import Artifact, StageResult, run_stage, stage_for
@@ -197,6 +197,29 @@ class TestFinetune:
             finetune_stage().requires(frozen, task)
         with pytest.raises(StageError, match="must not change the architecture"):
             finetune_stage().ensures(artifact, StageResult(module=Net(16), details=StageDetails()))
+
+
+SPARSE = {"method": "unstructured", "sparsity": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("made", "key"),
+    [
+        (lambda train: finetune_stage(**train), "finetune"),
+        (lambda train: prune_stage(finetune=train), "prune.finetune"),
+        (lambda train: stage_for(PruneStep(prune=SparsePrune(**SPARSE, train=train)), Path()), "prune.train"),
+        (lambda train: quantize_stage(method="qat", train=train), "quantize.train"),
+    ],
+    ids=["finetune", "prune", "sparse", "qat"],
+)
+@pytest.mark.parametrize("asked", [{"loss": "focal"}, {"class_weights": "balanced"}], ids=str)
+def test_what_is_for_classes_is_refused_for_numbers_before_the_run(
+    made: Any, key: str, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    artifact, task = exported_model(tmp_path, Net(outputs=1), regression=True)
+    made({"epochs": 1}).requires(artifact, task)
+    with pytest.raises(PreconditionError, match=rf"^{key}\.{next(iter(asked))}.* the task is a regression"):
+        made({"epochs": 1, **asked}).requires(artifact, task)
 
 
 def answers(file: Path, task: Task) -> np.ndarray:

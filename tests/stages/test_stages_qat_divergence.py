@@ -160,6 +160,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
             raise StoppedError
 
     monkeypatch.setattr(checkpoint, "_SOON_S", 0.0)
+    monkeypatch.setattr(checkpoint, "_TIMES", 0.0)
     monkeypatch.setattr(checkpoint, "_LATEST_S", 0.0)
     monkeypatch.setattr(Checkpoint, "write", writing)
     with pytest.raises(StoppedError):

@@ -294,6 +294,15 @@ def test_a_broken_promise_is_noticed(tmp_path: Path) -> None:
         ({"method": "unstructured", "sparsity": 0.5, "protect": ["*"]}, "no weight .* may go .protected"),
         ({"method": "2:4", "protect": ["conv2", "head"]}, "input width of 1 is no multiple of 4; protected"),
         ({"method": "unstructured", "sparsity": 0.5, "protect": ["haed"]}, "called 'haed'; closest: head"),
+        (
+            {
+                "method": "unstructured",
+                "sparsity": 0.5,
+                "score": "movement",
+                "train": {"epochs": 1, "precision": "fp16"},
+            },
+            "fp16 scales gradients until they overflow, and score: movement adds them up; use bf16 or fp32",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_before(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

@@ -214,6 +214,29 @@ class TestGrowth:
             assert (after.argmax(axis=1) != outputs.argmax(axis=1)).mean() > 0.01
             assert ends(compared(outputs, after, cases)["ece"])[1] < 0.02
 
+    @pytest.mark.parametrize(("knows", "states"), [(0.99, 0.93), (0.95, 0.85)])
+    def test_a_candidate_that_knows_more_is_not_better_calibrated_for_it(
+        self, knows: float, states: float
+    ) -> None:
+        """A baseline without fault looks bad where the candidate tells right answers from wrong ones."""
+        truth = abs(knows - states)
+        for seed in range(5):
+            rng = np.random.default_rng(seed)
+            targets = rng.integers(0, 2, 2000)
+            cases = Cases(kind="binary", split="test", targets=targets, labels=("no", "ill"))
+
+            def answers(
+                right: float, stated: float, rng: np.random.Generator = rng, y: np.ndarray = targets
+            ) -> np.ndarray:
+                says = np.where(rng.random(2000) < right, y, 1 - y)
+                odds: np.ndarray = np.where(says == 1, 1.0, -1.0) * np.log(stated / (1 - stated))
+                return odds
+
+            low, high = ends(compared(answers(0.8, 0.8), answers(knows, states), cases)["ece"])
+            assert high >= truth
+            assert low <= truth
+            assert high > 0.02  # it would have been approved
+
     @pytest.mark.parametrize("flipped", [0.0, 0.3])
     def test_a_candidate_that_forgets_is_not_rejected_for_what_it_no_longer_tells(
         self, flipped: float

@@ -22,7 +22,7 @@ from pastille.processes import end, here
 from pastille.recipe import TaskSection, Train
 from pastille.task.forward import forward
 from pastille.train import Extras, Fitted, Objective, fit
-from pastille.train.batches import Drawn
+from pastille.train.batches import Augment, Drawn
 from pastille.train.loop import labels_alone
 from pastille.train.places import place_for
 
@@ -54,12 +54,23 @@ def split(n: int, seed: int) -> Split:
     return Split(inputs=inputs, targets=(inputs[:, 0] > 0).astype(np.int64) + (inputs[:, 1] > 0.5))
 
 
-def trained(settings: Train, *, validation: int = 21, extras: Extras | None = None) -> Fitted:
+def trained(
+    settings: Train,
+    *,
+    validation: int = 21,
+    extras: Extras | None = None,
+    model: nn.Module | None = None,
+    augment: Augment | None = None,
+    odd: int | None = None,
+) -> Fitted:
     task = TaskSection(kind="multiclass", labels=["a", "b", "c"], positive=["c"], model="m.py:m")
     train, held = split(N, 1), split(validation, 2)
+    if odd is not None:
+        train.inputs[odd] = np.nan  # type: ignore[index]
     pairs = ((train, cases(train, "train", task)), (held, cases(held, "validation", task)))
     # The last epoch counts alone, so that what is compared was trained.
-    return fit(Net(), *pairs, settings, seed=3, extras=replace(extras or Extras(), counts_from=1.0))
+    last = replace(extras or Extras(), counts_from=1.0)
+    return fit(model or Net(), *pairs, settings, seed=3, augment=augment, extras=last)
 
 
 def hinted(model: nn.Module) -> Objective:
@@ -111,6 +122,34 @@ def refused() -> dict[str, str]:
     return found
 
 
+def normed() -> float:
+    """The loss of an epoch of a model that needs two cases at a time, as its last batch holds."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES))
+    return trained(train_as(epochs=1), model=net).loss[0]
+
+
+def drawn_by_augmentation() -> list[int]:
+    """The first number that the augmentation of each step is given."""
+    found: list[int] = []
+
+    def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+        found.append(int(torch.randint(1 << 40, (1,), generator=generator)))
+        return x
+
+    trained(train_as(epochs=1), augment=augment)
+    return found
+
+
+def diverged() -> str:
+    """What is said where one case, which one process alone sees, holds NaN."""
+    try:
+        trained(train_as(), odd=7)
+    except PastilleError as error:
+        return str(error)
+    return ""
+
+
 def main(folder: Path) -> None:
     among = here()
     told: dict[str, object] = {}
@@ -125,6 +164,9 @@ def main(folder: Path) -> None:
     told["gathered"] = place.gathered(torch.from_numpy(place.share(rows)) * 2.0, 7).tolist()
     told["agreed"] = among.agreed(lambda: among.agreed(lambda: ["of", among.rank]))
     told["refused"] = refused()
+    told["normed"] = normed()
+    told["drawn"] = drawn_by_augmentation()
+    told["diverged"] = diverged()
     (folder / f"told-{among.rank}of{among.world}.json").write_text(json.dumps(told))
     end()
 

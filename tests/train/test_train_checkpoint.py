@@ -98,7 +98,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import pastille.train.checkpoint as checkpoint
-checkpoint._SOON_S = checkpoint._LATEST_S = 0.0  # after every step
+checkpoint._SOON_S = checkpoint._LATEST_S = checkpoint._TIMES = 0.0  # after every step
 import test_train_checkpoint as here
 calls = []
 def killing(x, generator):
@@ -147,6 +147,7 @@ class StoppedError(Exception):
 @pytest.mark.parametrize("case", CASES)
 def test_taken_up_at_any_step(case: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pastille.train.checkpoint, "_SOON_S", 0.0)
+    monkeypatch.setattr(pastille.train.checkpoint, "_TIMES", 0.0)
     monkeypatch.setattr(pastille.train.checkpoint, "_LATEST_S", 0.0)
     plan = extras_of(case)
     written: list[int] = []
@@ -225,6 +226,22 @@ class TestFile:
         checkpoint.write(standing())
         assert not checkpoint.due(ends_epoch=True)
 
+    def test_what_takes_long_to_write_is_written_less_often(self, tmp_path: Path) -> None:
+        """A twentieth of the time at most, however short the epochs are."""
+        now = [0.0]
+
+        def clock() -> float:
+            now[0] += 2.0  # each look at the clock: so long does writing take
+            return now[0]
+
+        checkpoint = Checkpoint(folder=tmp_path, key="k", clock=clock)
+        assert checkpoint.due(ends_epoch=True)
+        checkpoint.write(standing())
+        written, due = now[0], False
+        while not due:
+            due = checkpoint.due(ends_epoch=True)
+        assert now[0] - written == pytest.approx(40.0)
+
     def test_a_folder_that_cannot_be_written_is_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(OutputError, match="cannot write"):
@@ -270,6 +287,7 @@ def test_a_training_that_had_run_out_of_patience_is_not_gone_on_with(
     given = settings(epochs=9, patience=1, learning_rate=1e-9, momentum=0.0)
     whole = fit(net(), TRAIN, VALIDATION, given, seed=0)
     monkeypatch.setattr(pastille.train.checkpoint, "_SOON_S", 0.0)
+    monkeypatch.setattr(pastille.train.checkpoint, "_TIMES", 0.0)
     monkeypatch.setattr(Checkpoint, "remove", lambda self: None)
     fit(net(), TRAIN, VALIDATION, given, seed=0, keep=tmp_path)
     found = fit(net(), TRAIN, VALIDATION, given, seed=0, keep=tmp_path)

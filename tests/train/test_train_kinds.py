@@ -13,7 +13,14 @@ from pastille.data.split import Split
 from pastille.errors import PreconditionError
 from pastille.recipe import TaskSection
 from pastille.train import fit
-from pastille.train.losses import MAX_WEIGHT, class_weights, loss_for, loss_problem, positive_weights
+from pastille.train.losses import (
+    MAX_WEIGHT,
+    class_weights,
+    classification_loss,
+    loss_for,
+    loss_problem,
+    positive_weights,
+)
 from pastille.values import Cases, Kind
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -82,6 +89,18 @@ class TestPixels:
         loss = loss_for(cases(self.masks, "segmentation"), balanced=True)(outputs, truth)
         weight = torch.tensor([12 / (3 * 8), 12 / (3 * 2), 12 / (3 * 2)])
         torch.testing.assert_close(loss, F.cross_entropy(outputs, truth, weight=weight))
+
+    @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 5.0])], ids=["plain", "weighed"])
+    @pytest.mark.parametrize("smoothing", [0.0, 0.2])
+    def test_the_mean_of_pixels_is_taken_after_their_losses(
+        self, weights: torch.Tensor | None, smoothing: float
+    ) -> None:
+        """As torch does it, but not within its operator: a GPU refuses that where runs are repeatable."""
+        outputs = torch.randn(3, 3, 2, 2, generator=GENERATOR, requires_grad=True)
+        truth = torch.from_numpy(self.masks)
+        loss = classification_loss(outputs, truth, weights, smoothing=smoothing)
+        torch.testing.assert_close(loss, F.cross_entropy(outputs, truth, weights, label_smoothing=smoothing))
+        assert type(loss.grad_fn).__name__ in ("MeanBackward0", "DivBackward0")
 
     @pytest.mark.parametrize("balanced", [False, True])
     @pytest.mark.parametrize("shape", [(3, 2, 2), (3, 1, 2, 2)], ids=str)

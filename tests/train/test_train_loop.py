@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from pastille.task import forward
 from pastille.train import Extras, Fitted, Objective, fit
 from pastille.train.batches import Drawn, epoch_rows, reader, steps
 from pastille.train.precision import dtype_for
+from pastille.train.scoring import Choice
 
 TRAIN, VALIDATION = blobs(60, 0), blobs(30, 1)
 
@@ -261,6 +263,34 @@ def test_augmentation_sees_training_batches_and_a_seeded_generator() -> None:
     assert len({drawn for _, drawn in seen[:4]}) == 4  # another at each step
 
 
+@pytest.mark.parametrize(
+    "augment",
+    [
+        lambda x, _: x + torch.randn(x.shape),
+        lambda x, _: x + torch.from_numpy(np.random.normal(size=tuple(x.shape)).astype(np.float32)),  # noqa: NPY002
+        lambda x, _: x * random.random(),
+    ],
+    ids=["torch", "numpy", "python"],
+)
+@pytest.mark.parametrize("views", [None, 2])
+def test_augmentation_that_draws_from_global_generators_follows_the_seed_too(
+    augment: Any, views: int | None
+) -> None:
+    """As transforms of torchvision do, which take no generator."""
+    found, after = [], []
+    for seed in (0, 1):
+        model = net()
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)  # noqa: NPY002
+        drawn = fit(model, TRAIN, VALIDATION, settings(), seed=0, augment=augment, extras=Extras(views=views))
+        found.append(state_digest(drawn.model))
+        after.append([float(torch.rand(1)), np.random.random(), random.random()])  # noqa: NPY002
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)  # noqa: NPY002
+        assert after[-1] == [float(torch.rand(1)), np.random.random(), random.random()]  # noqa: NPY002
+    assert found[0] == found[1]
+    one = fit(net(), TRAIN, VALIDATION, settings(), seed=1, augment=augment).model
+    assert state_digest(one) != found[0]
+
+
 def test_augmentation_changes_what_is_learned_and_not_the_data() -> None:
     before = np.stack(list(TRAIN[0].inputs)).copy()
 
@@ -475,6 +505,22 @@ def test_lower_precision_learns_as_well(precision: str) -> None:
     fitted = fit(net(), TRAIN, VALIDATION, asked, seed=0)
     assert accuracy(fitted.model) > 0.9
     assert {p.dtype for p in fitted.model.parameters()} == {torch.float32}
+
+
+def test_an_epoch_is_scored_by_the_answers_of_the_model_as_it_ships() -> None:
+    """In full precision, which is what is exported; half of it would tell close answers apart no more."""
+    seen: list[np.ndarray] = []
+
+    def value(found: np.ndarray) -> float:
+        seen.append(found)
+        return 0.0  # on a tie the later epoch stays
+
+    extras = Extras(chosen_by=Choice(metric="accuracy", value=value))
+    asked = settings(epochs=2, precision="bf16")
+    fitted = fit(net(), TRAIN, VALIDATION, asked, seed=0, extras=extras)
+    with torch.no_grad():
+        answers = fitted.model(torch.from_numpy(np.asarray(VALIDATION[0].inputs)))
+    np.testing.assert_array_equal(seen[-1], answers.numpy())
 
 
 def test_answers_reach_the_loss_in_full_precision() -> None:

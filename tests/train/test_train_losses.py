@@ -259,6 +259,7 @@ class TestSmoothing:
     [
         ({"loss": "focal"}, "loss: focal is for classes, labels and pixels, but the task is a regression"),
         ({"label_smoothing": 0.1}, "label_smoothing is for classes, labels and pixels, but the task is a"),
+        ({"class_weights": "balanced"}, "class_weights are for classes, labels and pixels, but the task is"),
     ],
 )
 def test_what_is_for_classes_is_refused_for_numbers(given: dict[str, object], problem: str) -> None:

@@ -14,6 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import several_worker as worker
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pastille.train.places import sizes
 
 WORKER = Path(worker.__file__)
 
@@ -116,3 +120,37 @@ def test_more_processes_than_cases_are_named_with_both_numbers(folder: Path) -> 
         said = told(folder, rank, 3)["refused"]
         assert said["batch_size"].startswith("there are 3 processes, which is more than batch_size (1)")
         assert said["validation"].startswith("there are 3 processes, which is more than the cases of valid")
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_no_process_sees_one_case_alone_in_the_last_batch(folder: Path, world: int) -> None:
+    """A batch norm refuses a single case; the last batch holds two."""
+    assert worker.N % worker.SIZE == 2
+    assert all(np.isfinite(told(folder, rank, world)["normed"]) for rank in range(world))
+
+
+@given(n=st.integers(1, 200), processes=st.integers(1, 9), least=st.integers(1, 3))
+def test_shares_are_even_and_none_is_too_small(n: int, processes: int, least: int) -> None:
+    each = sizes(n, processes, least=least)
+    assert (len(each), sum(each)) == (processes, n)
+    assert min(size for size in each if size) >= min(n, least)
+    takers = [size for size in each if size]
+    assert each == sorted(each, reverse=True)
+    assert max(takers) - min(takers) <= 1
+    if n >= least * processes:
+        assert len(takers) == processes
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_augmentation_draws_other_numbers_in_each_process(folder: Path, world: int) -> None:
+    steps = zip(*(told(folder, rank, world)["drawn"] for rank in range(world)), strict=True)
+    *full, last = steps
+    assert all(len(set(numbers)) == world for numbers in full)
+    assert len(last) == world
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_process_names_the_case_that_is_not_finite(folder: Path, world: int) -> None:
+    said = {told(folder, rank, world)["diverged"] for rank in range(world)}
+    assert len(said) == 1
+    assert "the inputs of cases 7 hold NaN or infinity" in said.pop()

@@ -52,6 +52,7 @@ def ablation_json(found: Ablation) -> dict[str, Any]:
         "directory": str(found.directory),
         "report": str(found.report),
         "rows": [as_data(row) for row in found.rows],
+        "impossible": list(found.impossible),
     }
 
 
@@ -66,6 +67,8 @@ def show_ablation(found: Ablation) -> None:
     ) in rows:  # lines of their own: a table would break its cells where the terminal is narrow
         figures = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         out.print("  ".join([name.ljust(widths[0]), *figures[:-1], cells[-1]]), markup=False)
+    for sentence in found.impossible:
+        out.print(sentence, markup=False)
     out.print(f"report  {found.report}", markup=False)
 
 

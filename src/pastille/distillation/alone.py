@@ -12,7 +12,15 @@ from torch import nn
 
 from pastille.data.split import Split
 from pastille.distillation.answers import method_problem
-from pastille.distillation.cache import CacheKey, augment_digest, open_cache, remembered, split_digest
+from pastille.distillation.cache import (
+    CacheKey,
+    augment_digest,
+    is_current,
+    open_cache,
+    remembered,
+    split_digest,
+    stale,
+)
 from pastille.distillation.layers import proposed_pairs
 from pastille.distillation.objective import taught
 from pastille.distillation.teaching import Live, Teaching
@@ -24,6 +32,7 @@ from pastille.task.forward import example_batch, forward
 from pastille.train import Extras, Fitted, fit
 from pastille.train.batches import Augment, Batch
 from pastille.train.loop import labels_alone
+from pastille.train.losses import unit_of
 from pastille.values import Cases
 
 _PLAIN = Distill()
@@ -36,10 +45,17 @@ class TeacherCache:
     Attributes:
         folder: Of these answers alone. Those of other teachers, data or augmentations are refused.
         views: Of each case, where there is an augmentation.
+
+    Raises:
+        PreconditionError: There is no view.
     """
 
     folder: Path
     views: int = 4
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise PreconditionError(f"views must be at least 1, got {self.views}")
 
 
 def distill(
@@ -78,8 +94,9 @@ def distill(
         The student in eval mode, and how its training went.
 
     Raises:
-        PreconditionError: Student and teacher answer with different shapes; a loss does not fit the task;
-            hints name layers that do not fit; or the cache is one of another teacher or of other data.
+        PreconditionError: There is no teacher, or no weight for each; student and teacher answer with
+            different shapes; a loss does not fit the task; hints name layers that do not fit; or the cache is
+            one of another teacher or of other data.
 
     Example:
         >>> import numpy as np
@@ -99,6 +116,7 @@ def distill(
     split, cases = train
     teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
     batch = example_batch(split.inputs)
+    _check_weights(teachers, weights)
     _check(student, teachers, batch, cases, asked)
     pairs = () if asked.hints is None else proposed_pairs(student, teachers[0], batch, asked.hints)
     points = tuple(dict.fromkeys(pair.teacher for pair in pairs))
@@ -117,7 +135,14 @@ def distill(
             layers=points,
         )
         teaching = _kept(live, split, key, cache.folder, augment, progress)
-    labels = labels_alone(cases, settings).loss
+    objective = taught(
+        labels_alone(cases, settings).loss,
+        teaching,
+        asked,
+        kind=cases.kind,
+        pairs=pairs,
+        unit=unit_of(cases),
+    )
     return fit(
         student,
         train,
@@ -125,7 +150,7 @@ def distill(
         settings,
         seed=seed,
         augment=augment,
-        extras=Extras(objective=taught(labels, teaching, asked, kind=cases.kind, pairs=pairs), views=views),
+        extras=Extras(objective=objective, views=views),
         progress=progress,
         what="distilling",
     )
@@ -136,7 +161,18 @@ def _kept(
 ) -> Teaching:
     """What is another's is refused here, not overwritten: the folder is the caller's."""
     found = open_cache(folder, key)
+    if found is not None and not is_current(found, live, split, key, augment):
+        raise PreconditionError(f"{stale(folder)}; bring what it was made of, or another folder")
     return found or remembered(live, split, key, folder, augment=augment, progress=progress)
+
+
+def _check_weights(teachers: Sequence[nn.Module], weights: Sequence[float] | None) -> None:
+    if not teachers:
+        raise PreconditionError("teacher must be a module, or several, got none")
+    if weights is not None and (len(weights) != len(teachers) or not all(w > 0 for w in weights)):
+        raise PreconditionError(
+            f"weights must be a number above 0 for each of {len(teachers)} teachers, got {list(weights)}"
+        )
 
 
 def _check(

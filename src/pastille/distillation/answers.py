@@ -56,6 +56,7 @@ def distillation_loss(
     temperature: float,
     method: str = "kl",
     targets: Tensor | None = None,
+    unit: float | None = None,
 ) -> Tensor:
     """How far a model's answers are from its teacher's.
 
@@ -68,6 +69,8 @@ def distillation_loss(
             keep their size. Regressions have none.
         method: ``kl``, ``dkd`` or ``dist``, see `method_problem`.
         targets: Class indices, ``(N, …)``, for method ``dkd``; what the teacher says if None.
+        unit: Of a regression's numbers, the standard deviation of the training targets say; None: of what
+            the teacher says here. Of two cases that is anything, and a small batch would count for most.
 
     Returns:
         Scalar, averaged over the batch, over labels and over pixels.
@@ -86,7 +89,7 @@ def distillation_loss(
     teacher = _alike(outputs, teacher.detach()).float()
     outputs = outputs.float()
     if kind == "regression":
-        return variance_scaled(outputs, teacher)
+        return variance_scaled(outputs, teacher, unit)
     logits, taught = _as_classes(outputs, kind), _as_classes(teacher, kind)
     match method:
         case "dkd":
@@ -120,7 +123,7 @@ def _as_classes(logits: Tensor, kind: str) -> Tensor:
     return logits.movedim(1, -1).reshape(-1, logits.shape[1])
 
 
-def variance_scaled(outputs: Tensor, teacher: Tensor) -> Tensor:
+def variance_scaled(outputs: Tensor, teacher: Tensor, unit: float | None = None) -> Tensor:
     """Mean squared difference over the teacher's variance in the batch: 1 for one constant answer, its mean.
 
     Where the teacher's answers do not vary (in a batch of one, say) their mean square stands for the
@@ -129,13 +132,14 @@ def variance_scaled(outputs: Tensor, teacher: Tensor) -> Tensor:
     Args:
         outputs: Any shape.
         teacher: The same shape.
+        unit: Its square takes the place of that variance.
 
     Example:
         >>> teacher = torch.tensor([1.0, 3.0])
         >>> float(variance_scaled(torch.tensor([2.0, 2.0]), teacher))
         1.0
     """
-    return F.mse_loss(outputs, teacher) / spread(teacher)
+    return F.mse_loss(outputs, teacher) / (spread(teacher) if unit is None else unit**2)
 
 
 def spread(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from pastille.errors import IntegrityError, OutputError, PreconditionError
 from pastille.files import read_bounded, sha256_file, write_atomic
 from pastille.progress import SILENT, Progress
 from pastille.references import one_line
-from pastille.train.batches import Augment, Drawn, one_by_one, reader
+from pastille.train.batches import Augment, Batch, Drawn, names_of, one_by_one, reader
 from pastille.values import from_json, to_json
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ _ANSWERS: Final = ""  # their name among the features'; no module is called so
 _MAX_MANIFEST_BYTES: Final = 1 << 20
 _BATCH: Final = 64
 _MOST_HALF: Final = 65504.0  # the largest number of half precision
+_LOOKED_AT: Final = 8  # cases that show whether a cache is of this teacher
+_ROUNDING: Final = 0.02  # of the range of answers: other machines and devices, but no other teacher
+_LEAST: Final = 1e-4  # of the largest answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class CacheKey:
     """All that a teacher's remembered answers depend on.
 
     Attributes:
-        teachers: Digest of each one's architecture and weights.
+        teachers: Digest of each one's weights.
         weights: How much each counts.
         data: Digest of inputs and targets.
         cases: How many there are.
@@ -109,6 +112,10 @@ class Remembered:
         told = {name: self._read(array, batch).to(device) for name, array in self._arrays.items()}
         return Told(answers=told.pop(_ANSWERS), features=told)
 
+    def answers(self, rows: np.ndarray, *, view: int) -> np.ndarray:
+        """What was answered to some cases, ``(n, ...)``."""
+        return np.asarray(self._arrays[_ANSWERS][view, rows])
+
     def _read(self, array: np.ndarray, batch: Drawn) -> Tensor:
         found = np.asarray(array[batch.view % len(array), batch.rows], dtype=np.float32)
         return torch.from_numpy(found).clone()  # torch aligns what it allocates, numpy does not
@@ -142,17 +149,57 @@ def remembered(
 
     Raises:
         OutputError: The disk is full.
+        PreconditionError: An answer is not finite; or the teachers, or the augmentation, do not do the same
+            thing twice.
     """
     try:
         found = open_cache(folder, key)
+        if found is not None and is_current(found, live, split, key, augment):
+            return found
+        if found is not None:
+            progress.note(f"{stale(folder)}; made anew")
     except (IntegrityError, PreconditionError) as error:
         progress.note(f"{one_line(error)}; made anew")
-        found = None
-    if found is None:
-        _fill(live, split, key, folder, augment, progress)
-        found = open_cache(folder, key)
+    _fill(live, split, key, folder, augment, progress)
+    found = open_cache(folder, key)
     assert found is not None
+    if not is_current(found, live, split, key, augment):
+        why = "a teacher answers the same inputs differently each time"
+        if augment is not None:
+            why = f"augment must draw from nothing but the generator that it is given, or {why}"
+        raise PreconditionError(f"{why}; mend it, or set distill.cache to off")
     return found
+
+
+def is_current(
+    found: Remembered, live: Live, split: Split, key: CacheKey, augment: Augment | None = None
+) -> bool:
+    """Whether teachers answer some cases as they did when a cache was made.
+
+    A key cannot tell all: not how many heads a layer of attention has, nor what an augmentation calls from
+    another file.
+
+    Args:
+        found: From `open_cache`, with that key.
+        live: The teachers.
+        split: What they were asked about.
+        key: What their answers depend on.
+        augment: As in `remembered`.
+    """
+    rows = np.unique(np.linspace(0, split.n - 1, _LOOKED_AT).astype(int))
+    view = key.views - 1
+    now = live.told(_shown(reader(split)(rows), augment, rows, view, key)).answers.float().cpu().numpy()
+    sane = np.nan_to_num(now, posinf=0.0, neginf=0.0)
+    reach = max(_ROUNDING * float(np.ptp(sane)), _LEAST * float(np.abs(sane).max()))
+    return np.allclose(found.answers(rows, view=view), now, rtol=0, atol=reach, equal_nan=True)
+
+
+def stale(folder: Path) -> str:
+    """That a cache is not of these teachers, although its key says so."""
+    return (
+        f"the teacher cache {folder} holds other answers than the teacher gives now: its code or that of the "
+        "augmentation changed"
+    )
 
 
 def open_cache(folder: Path, key: CacheKey) -> Remembered | None:
@@ -235,17 +282,29 @@ def _asked(
     live: Live, split: Split, key: CacheKey, augment: Augment | None, progress: Progress
 ) -> Iterator[Told]:
     """View by view, case by case, in order."""
-    read, device = reader(split), "cuda" if torch.cuda.is_available() else "cpu"
+    read = reader(split)
     parts = [
         (view, np.arange(start, min(start + _BATCH, split.n)))
         for view in range(key.views)
         for start in range(0, split.n, _BATCH)
     ]
     for view, rows in progress.track(parts, what="asking the teacher"):
-        batch = read(rows)
-        if augment is not None:
-            batch = one_by_one(batch, augment, rows, view=view, seed=key.seed)
-        yield live.told({name: x.to(device) for name, x in batch.items()})
+        told = live.told(_shown(read(rows), augment, rows, view, key))
+        finite = torch.isfinite(told.answers).reshape(len(rows), -1).all(dim=1).cpu().numpy()
+        if not finite.all():
+            raise PreconditionError(
+                f"a teacher answers NaN or infinity to cases {names_of(split, rows[~finite])} of train, and "
+                "its student would learn that; mend it, or take another"
+            )
+        yield told
+
+
+def _shown(batch: Batch, augment: Augment | None, rows: np.ndarray, view: int, key: CacheKey) -> Batch:
+    """As a training would draw it."""
+    if augment is not None:
+        batch = one_by_one(batch, augment, rows, view=view, seed=key.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {name: x.to(device) for name, x in batch.items()}
 
 
 def _append(told: Told, key: CacheKey, files: Mapping[str, BinaryIO]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pastille.data.split import Split
+from pastille.errors import PreconditionError
 from pastille.stats.calibration import calibration
 from pastille.stats.estimates import estimate, value
 from pastille.stats.forms import Form
@@ -31,7 +32,9 @@ MAX_ECE: Final = 0.15
 MIN_GROUP: Final = 30
 _CONFIDENCE: Final = 0.95
 _BATCH: Final = 256
-_COARSE: Final = {"binary": "accuracy", "multilabel": "accuracy", "segmentation": "dice"}
+# Metrics that a small group defines too: it may lack a class that others compare with the rest.
+_OF_GROUPS: Final = ("accuracy", "r2", "dice")
+_COARSE: Final = {"binary": "accuracy", "multiclass": "accuracy", "multilabel": "accuracy"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +86,17 @@ def judged(
         cases: The right answers.
         metric: What it is judged by; None for what epochs are chosen by.
         min_group: Groups with fewer cases are not looked at.
+
+    Raises:
+        PreconditionError: It answers NaN or infinity.
     """
     outputs = answers_to(module, split)
+    odd = int((~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)).sum())
+    if odd:
+        raise PreconditionError(
+            f"teacher {name!r} answers NaN or infinity to {odd} of {len(outputs)} cases of validation, and "
+            "its student would learn that; mend it, or take another"
+        )
     metric = metric or selection_metric(cases, balanced=False)
     seen = TeacherSeen(
         name=name,
@@ -233,12 +245,13 @@ def worse_groups(
     Args:
         outputs: ``(N, ...)``.
         cases: The right answers; their groups.
-        metric: Of the task. Where one group may lack a class that it needs, accuracy in its place.
+        metric: That the model is judged by. Where one group may lack a class that it needs, accuracy in its
+            place.
         min_group: Groups with fewer cases, or with fewer others, are not looked at.
 
     Returns:
-        "sex = F" -> how much worse the metric is there than for the others; for one that misses more
-        positive cases also "sex = F, sensitivity".
+        "sex = F" -> how much worse the metric is there than for the others. Of another metric than that, its
+        name follows: "sex = F, accuracy", and for one that misses more positive cases "sex = F, sensitivity".
 
     References:
         Zou and Donner, Statistics in Medicine 27, 2008 (MOVER).
@@ -257,13 +270,13 @@ def worse_groups(
         for name, form in asked.items():
             lost = _certainly_lost(form, group, cases, confidence)
             if lost is not None:
-                suffix = f", {name}" if name == "sensitivity" else ""
+                suffix = "" if name == metric else f", {name}"
                 found[f"{attribute} = {group.name}{suffix}"] = lost
     return found
 
 
 def _metrics_of_groups(cases: Cases, metric: str) -> tuple[str, ...]:
-    main = metric if metric in ("accuracy", "r2", "dice") else _COARSE.get(cases.kind, metric)
+    main = metric if metric in _OF_GROUPS else _COARSE.get(cases.kind, metric)
     return (main, "sensitivity") if cases.positive and cases.kind in PROBABLE_KINDS else (main,)
 
 
@@ -285,9 +298,16 @@ def _certainly_lost(form: Form, group: Group, cases: Cases, confidence: float) -
 def inherited(seen: TeacherSeen) -> Iterator[str]:
     """What a student will inherit, in sentences."""
     for where, lost in seen.worse.items():
-        group, _, metric = where.partition(", ")
-        what = "misses more" if metric else f"has a lower {_spoken(seen.metric)}"
+        group, metric = _of_group(where, seen.metric)
+        what = "misses more" if metric == "sensitivity" else f"has a lower {_spoken(metric)}"
+        by = f"{lost:.3f}" if metric == "r2" else f"{100 * lost:.1f} points"
         yield (
-            f"teacher {seen.name!r} {what} where {group} ({100 * lost:.1f} points against the others on "
-            "validation): the student will inherit it"
+            f"teacher {seen.name!r} {what} where {group} ({by} against the others on validation): "
+            "the student will inherit it"
         )
+
+
+def _of_group(where: str, metric: str) -> tuple[str, str]:
+    """A group, whose name may hold commas, and the metric that it is worse by."""
+    named = next((m for m in (*_OF_GROUPS, "sensitivity") if where.endswith(f", {m}")), None)
+    return (where, metric) if named is None else (where.removesuffix(f", {named}"), named)

@@ -35,7 +35,13 @@ _PLACE_BY_PLACE: Final = ("fitnets", "attention", "minilm", "hidden")
 
 
 def taught(
-    labels: BatchLoss, teaching: Teaching, asked: Distill, *, kind: str, pairs: Sequence[Pair] = ()
+    labels: BatchLoss,
+    teaching: Teaching,
+    asked: Distill,
+    *,
+    kind: str,
+    pairs: Sequence[Pair] = (),
+    unit: float | None = None,
 ) -> Callable[[nn.Module], Objective]:
     """What a student that has a teacher minimises: ``(1 − α) · labels + α · (answers + weight · hints)``.
 
@@ -45,6 +51,7 @@ def taught(
         asked: How much of each, and by which losses.
         kind: Of the task.
         pairs: Which layers hints are given between, from `proposed_pairs`; their mean counts.
+        unit: Of a regression's numbers, see `distillation_loss`; that of `pastille.train.losses.loss_for`.
 
     Returns:
         A function of the copy of the student that is trained. It watches the copy for as long as the
@@ -66,6 +73,7 @@ def taught(
             temperature=asked.temperature.at(batch.done),
             method=asked.method,
             targets=batch.targets,
+            unit=unit,
         )
 
     def objective(student: nn.Module) -> Objective:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +82,7 @@ def matched(ours: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
         [(2, 3, 16), (2, 5, 16)]
     """
     sizes = ours.shape[2:], told.shape[2:]
-    if math.prod(sizes[0]) == math.prod(sizes[1]):
+    if sizes[0] == sizes[1] or len(sizes[0]) != len(sizes[1]):  # tokens and pixels, as many
         return ours.flatten(2), told.flatten(2)
     size = tuple(map(min, *sizes))
     pool = _POOLS[len(size)]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _BASELINE, _BEFORE = "baseline", "before"
 _UNTRAINED: Final = ("torchvision:", "timm:")  # built without weights
+_WEIGHTS: Final = (".safetensors", ".bin", ".h5", ".msgpack")  # as transformers writes and wrote them
 _CASES: Final = 32  # that show whether a model answers with probabilities
 _NUMBERS: Final = 8  # fewer that lie between 0 and 1 may do so by chance
 
@@ -49,14 +50,23 @@ def teacher_models(
     whole = sum(teacher.weight for teacher in teachers)
     own = {_BASELINE: task.model, _BEFORE: before}
     return [
-        (t.model, t.weight / whole, own[t.model] if t.model in own else _teacher(t, task, base))
-        for t in teachers
+        (name, t.weight / whole, own[t.model] if t.model in own else _teacher(t, task, base))
+        for name, t in zip(_names(teachers), teachers, strict=True)
     ]
+
+
+def _names(teachers: Sequence[Teacher]) -> list[str]:
+    """What each is called: by its weights or its number too, where one callable builds several."""
+    models = [t.model for t in teachers]
+    files = [f"{t.model} ({t.weights})" if t.weights is not None else t.model for t in teachers]
+    names = [file if models.count(model) > 1 else model for file, model in zip(files, models, strict=True)]
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, start=1)]
 
 
 def _teacher(asked: Teacher, task: Task, base: Path) -> nn.Module:
     key = "distill.teachers"
-    if asked.weights is None and asked.model.startswith(_UNTRAINED):
+    untrained = asked.model.startswith(_UNTRAINED) or _is_bare(_section(asked, task), base)
+    if asked.weights is None and untrained:
         raise TaskError(
             f"{key}: {asked.model} is built untrained and has nothing to teach; add weights: its trained "
             ".safetensors or .pt file"
@@ -86,7 +96,7 @@ def brought(asked: Student | Teacher, task: Task, base: Path, *, key: str) -> tu
     recipe = task.recipe.model_copy(update={"task": section})
     with _told(key):
         build = model_factory(section, base, seed=task.recipe.seed)
-        module = build().eval() if _has_no_weights(section, base) else load_model(recipe, base, build)
+        module = build().eval() if _is_bare(section, base) else load_model(recipe, base, build)
         check_answers(module, task, f"{key}: {asked.model}")
     return module, build
 
@@ -106,12 +116,15 @@ def _section(asked: Student | Teacher, task: Task) -> TaskSection:
     return task.recipe.task.model_copy(update=given)
 
 
-def _has_no_weights(section: TaskSection, base: Path) -> bool:
-    """Whether a folder of transformers describes a model that is still to be trained."""
+def _is_bare(section: TaskSection, base: Path) -> bool:
+    """Whether a folder of transformers describes a model that is still to be trained.
+
+    One with weights in a form that is not read is none: its student would begin from nothing unasked.
+    """
     folder = section.model.removeprefix("hf:")
-    if folder == section.model or section.weights is not None:
+    if folder == section.model or section.weights is not None or not (base / folder).is_dir():
         return False
-    return not (base / folder / "model.safetensors").is_file()
+    return not any("model" in file.stem and file.suffix in _WEIGHTS for file in (base / folder).iterdir())
 
 
 @contextmanager

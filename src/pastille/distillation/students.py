@@ -122,11 +122,15 @@ def check_students(students: Sequence[Student], task: Task, base: Path) -> None:
     """See, before anything is trained, that students that are brought suit the task.
 
     Raises:
-        UsageError: A reference cannot be resolved, or does not answer like the task.
+        UsageError: A reference cannot be resolved, does not answer like the task, or is frozen.
     """
     for asked in students:
         if asked.model is not None:
-            brought(asked, task, base, key=_KEY)
+            module, _ = brought(asked, task, base, key=_KEY)
+            if not any(p.requires_grad for p in module.parameters()):
+                raise PreconditionError(
+                    f"{_KEY}: {asked.model} has no parameter that requires a gradient; let it unfreeze some"
+                )
 
 
 def factory_after(

@@ -117,6 +117,8 @@ def widest(costs: Callable[[float], Costs], limits: Costs) -> Fit:
         )
     for _ in range(_ROUNDS):
         found = _tried(_next(low, high), costs, limits)
+        if low is None and found.width <= high.width / 2 and found.costs == high.costs:
+            break  # nothing is left to be cut
         low, high = (low, found) if found.share > 1 else (found, high)
         if low is not None and (low.share >= 1 - _WITHIN or high.width / low.width < 1 + _FINE):
             break

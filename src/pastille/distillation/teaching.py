@@ -44,6 +44,7 @@ class Teaching(Protocol):
 class Live:
     """Teachers that are asked for each batch, as it is augmented.
 
+    They answer in the arithmetic of the training that asks them; what is remembered is in full precision.
     What several teachers say is the weighted mean of their logits: of classes that is the weighted
     geometric mean of their probabilities, once these sum to one again, and of numbers their mean. It does
     not depend on the temperature, so that one answer can be remembered for all of them. A teacher that is

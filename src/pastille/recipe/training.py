@@ -24,6 +24,7 @@ Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "constant", "linear", "step", "one_cycle"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 _STEPS_AT: Final = [0.5, 0.75]
+_GAMMA: Final = 2.0
 
 
 class Train(Section):
@@ -54,7 +55,7 @@ class Train(Section):
     loss: Literal["cross_entropy", "focal"] = Field(
         "cross_entropy", description="focal: cases that are right already count less (arXiv:1708.02002)"
     )
-    focal_gamma: float = Field(2.0, ge=0, le=10)
+    focal_gamma: float = Field(_GAMMA, ge=0, le=10)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["balanced", "none"] = "none"
     patience: int | None = Field(None, ge=1, description="epochs without a better one after which it ends")
@@ -68,6 +69,8 @@ class Train(Section):
             raise ValueError("takes warmup only with another schedule: one_cycle begins with its own")
         if self.steps_at != _STEPS_AT and self.schedule != "step":
             raise ValueError(f"takes steps_at only with schedule: step, not {self.schedule}")
+        if self.focal_gamma != _GAMMA and self.loss != "focal":
+            raise ValueError(f"takes focal_gamma only with loss: focal, not {self.loss}")
         if self.loss == "focal" and self.label_smoothing:
             raise ValueError("takes label_smoothing only with loss: cross_entropy")
         return self
@@ -232,7 +235,8 @@ class Student(Section):
 def _student_tag(value: object) -> str | None:
     if isinstance(value, list):
         return "(several)"
-    return _word_or("(one)", Student)(value)
+    unknown = isinstance(value, str) and value != "same"
+    return None if unknown else _word_or("(one)", Student)(value)
 
 
 Students = Annotated[
@@ -252,6 +256,7 @@ Cache = Annotated[
         custom_error_type="cache",
         custom_error_message="must be auto, off, or limits such as {max_size: 4 GB, views: 4}",
     ),
+    BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads off as false
 ]
 
 
@@ -265,6 +270,12 @@ class Teacher(Section):
     arguments: dict[str, Any] = Field(default_factory=dict, description="keywords for model's CALLABLE")
     weights: Path | None = Field(None, description="of a model of its own; .safetensors, .pt or .pth")
     weight: float = Field(1.0, gt=0, description="among several teachers")
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Teacher:
+        if self.model in ("baseline", "before") and (self.arguments or self.weights is not None):
+            raise ValueError(f"takes arguments and weights only with a model of its own, not {self.model}")
+        return self
 
 
 class Finetune(Train):

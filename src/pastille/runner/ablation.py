@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pastille import policy
-from pastille.errors import UsageError
+from pastille.errors import PreconditionError, UsageError
 from pastille.gates.judge import judge_answers
 from pastille.processes import here
 from pastille.progress import SILENT, Progress
@@ -33,11 +33,13 @@ class Ablation:
     Attributes:
         directory: Of the run.
         rows: The whole plan first, then without each stage, in the plan's order.
+        impossible: Why a row is missing, in a sentence: the rest of the plan cannot do without that stage.
         report: Of the run, written anew.
     """
 
     directory: Path
     rows: tuple[LeftOut, ...]
+    impossible: tuple[str, ...] = ()
     report: Path
 
 
@@ -60,7 +62,8 @@ def ablate(
     The plan is carried out again without one stage after the other; what came before that stage is taken
     from the run. A fine-tuning that follows a prune is left out with it, and once by itself. What a gate
     says is noted, and the rest of the plan carried out all the same; a stage that the run itself dropped
-    is no part of any row. All of it is on validation: the test split stays closed, and the bundle and its
+    is no part of any row. Where a later stage refuses to work without the one that is left out, the row is
+    missing, and said to be. All of it is on validation: the test split stays closed, and the bundle and its
     evidence are not touched. Killed and started again, it goes on.
 
     Args:
@@ -88,10 +91,11 @@ def ablate(
             baseline, task = measured_baseline(task, journal, progress)
             kept = stages_kept(journal.record)
             run = _Run(task=task, base=base, journal=journal, baseline=baseline, kept=kept)
-            _carry_out(run, progress)
+            impossible = _carry_out(run, progress)
             report = journal.directory / "report.html"
             write_report(journal.record, report)
-            return Ablation(directory=journal.directory, rows=rows_of(journal.record), report=report)
+            rows = rows_of(journal.record)
+            return Ablation(directory=journal.directory, rows=rows, impossible=impossible, report=report)
         finally:
             journal.close()
 
@@ -130,7 +134,9 @@ def moves(plan: Sequence[PlanStep], kept: Sequence[int]) -> Iterator[tuple[int, 
         yield (index, index + 1) if together else (index,)
 
 
-def _carry_out(run: _Run, progress: Progress) -> None:
+def _carry_out(run: _Run, progress: Progress) -> tuple[str, ...]:
+    """Write down a row after the other; gives why some are missing."""
+    missing: list[str] = []
     done = {row.index for row in rows_of(run.journal.record)}
     whole, status = _replayed(run, run.kept, progress)
     if 0 not in done:
@@ -141,9 +147,15 @@ def _carry_out(run: _Run, progress: Progress) -> None:
         started = time.monotonic()
         name = _name(run, left)
         progress.note(f"without {name}")
-        candidate, status = _without(run, left, progress)
+        try:
+            candidate, status = _without(run, left, progress)
+        except PreconditionError as error:  # other rows may be possible
+            missing.append(f"without {name}: the rest of the plan cannot be carried out ({error})")
+            progress.note(missing[-1])
+            continue
         row = _row(run, candidate, whole, status, left)
         run.journal.append(Ablated(left_out=row, seconds=round(time.monotonic() - started, 1)))
+    return tuple(missing)
 
 
 def _name(run: _Run, left: Sequence[int]) -> str:

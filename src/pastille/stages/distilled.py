@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from pastille.errors import IntegrityError
+from pastille.errors import DataError, IntegrityError
 from pastille.files import read_bounded, write_atomic
 from pastille.processes import here
 from pastille.pruning import read_model, write_model
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 STUDENT: Final = "student.json"
 WIDTH: Final = "width.json"
+TEACHERS: Final = "teachers.json"
 _MAX_BYTES: Final = 16 << 20
 
 
@@ -47,6 +48,35 @@ class Width:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """Who taught when the stage was begun: a digest of each one's weights."""
+
+    teachers: tuple[str, ...]
+
+
+def require_same_teachers(begun: Begun, folder: Path) -> None:
+    """See that those who teach are those who did before a kill, and note who they are.
+
+    Args:
+        begun: Who they are now.
+        folder: Of all students.
+
+    Raises:
+        DataError: One changed.
+    """
+
+    def check() -> None:
+        file = folder / TEACHERS
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, to_json(begun))
+        elif _read(Begun, file) != begun:
+            raise DataError("a teacher changed since the run was begun; start a new run without --resume")
+
+    here().agreed(check)
+
+
 def keep(done: Done, module: nn.Module, build: Callable[[], nn.Module], folder: Path) -> None:
     """Write a student in its safe form, and last what says that it is complete.
 
@@ -70,7 +100,7 @@ def kept(build: Callable[[], nn.Module], folder: Path) -> tuple[Done, nn.Module]
     Raises:
         IntegrityError: What it left is damaged.
     """
-    place = here().agreed(lambda: str(folder) if (folder / STUDENT).is_file() else None)
+    place = here().agreed(lambda: str(folder.resolve()) if (folder / STUDENT).is_file() else None)
     if place is None:
         return None
     return _read(Done, Path(place) / STUDENT), read_model(build, Path(place)).eval()

@@ -12,7 +12,7 @@ from pastille.distillation import Live, Teaching, taught
 from pastille.distillation.answers import method_problem
 from pastille.distillation.asking import Asking, asking, cost_of
 from pastille.distillation.cache import CacheKey, augment_digest, open_cache, remembered
-from pastille.distillation.layers import proposed_pairs
+from pastille.distillation.layers import Pair, proposed_pairs
 from pastille.errors import PreconditionError
 from pastille.processes import here
 from pastille.progress import Progress
@@ -21,6 +21,7 @@ from pastille.stages.tuning import augmentation, labels_of
 from pastille.task import Task, example_batch
 from pastille.task.digest import state_digest
 from pastille.train import BatchLoss, Objective
+from pastille.train.losses import unit_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,7 +94,7 @@ def lesson(
         key = _key(teachers, points, how, train, task, base)
         teaching = _cached(live, key, train, task, base, folder, progress)
     return Lesson(
-        objective=taught(labels_of(train, task), teaching, asked, kind=task.recipe.task.kind, pairs=pairs),
+        objective=_taught(labels_of(train, task), teaching, asked, task, pairs),
         views=how.views if augmented else None,
         asked=how.said(augmented=augmented),
     )
@@ -117,7 +118,14 @@ def taught_by(
     batch = example_batch(task.splits.train.inputs)
     pairs = () if asked.hints is None else proposed_pairs(student, teacher, batch, asked.hints)
     live = Live([teacher], layers=[pair.teacher for pair in pairs])
-    return taught(labels, live, asked, kind=task.recipe.task.kind, pairs=pairs)
+    return _taught(labels, live, asked, task, pairs)
+
+
+def _taught(
+    labels: BatchLoss, teaching: Teaching, asked: Distill, task: Task, pairs: Sequence[Pair]
+) -> Callable[[nn.Module], Objective]:
+    unit = unit_of(task.cases["train"])
+    return taught(labels, teaching, asked, kind=task.recipe.task.kind, pairs=pairs, unit=unit)
 
 
 def require_losses(asked: Distill, task: Task, what: str) -> None:
@@ -146,8 +154,10 @@ def require_answers_alone(asked: Distill, task: Task, what: str) -> None:
 
 
 def _free(folder: Path) -> float:
+    """On the disk, once what an earlier process left is gone: one that is taken up decides alike."""
     there = next(place for place in (folder, *folder.parents) if place.is_dir())
-    return shutil.disk_usage(there).free
+    left = sum(file.stat().st_size for file in folder.glob("*")) if folder.is_dir() else 0
+    return shutil.disk_usage(there).free + left
 
 
 def _key(
@@ -173,7 +183,7 @@ def _cached(
 
     def fill() -> str:
         augment, split = augmentation(train, base), task.splits.train
-        return str(remembered(live, split, key, folder, augment=augment, progress=progress).folder)
+        return str(remembered(live, split, key, folder, augment=augment, progress=progress).folder.resolve())
 
     found = open_cache(Path(here().agreed(fill)), key)
     assert found is not None

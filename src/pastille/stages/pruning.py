@@ -24,7 +24,7 @@ from pastille.stages.preparing import Prepared, later_int8
 from pastille.stages.pruning_tuning import members_of
 from pastille.stages.scan_file import read_scan
 from pastille.stages.sparse import SparseStage
-from pastille.stages.tuning import augmentation, require_trainable
+from pastille.stages.tuning import augmentation, require_loss, require_trainable
 from pastille.stages.walking import Reached, Way, parameters, walked, way_of
 from pastille.task import Task
 from pastille.train.losses import loss_problem
@@ -87,6 +87,7 @@ class PruneStage:
                 require_trainable(artifact.module, task, f"prune.{key}")
         if settings.tuning is not None:
             require_trainable(artifact.module, task, "prune.finetune")
+            require_loss(settings.tuning, task, "prune.finetune")
             augmentation(settings.tuning, self.base)
         if settings.distill is not None:
             require_losses(settings.distill, task, "prune.distill")

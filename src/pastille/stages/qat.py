@@ -28,6 +28,7 @@ from pastille.stages.contract import STEPS, Artifact, StageResult
 from pastille.stages.lessons import require_answers_alone
 from pastille.stages.qat_training import train_in_int8
 from pastille.stages.quantize import MODEL, left_alone, operators_of, require_int8
+from pastille.stages.tuning import require_loss
 from pastille.stats.decisions import decide
 from pastille.task import Task, example_batch
 from pastille.task.forward import forward, to_tensors
@@ -82,6 +83,7 @@ class QatStage:
         _require_trainable(artifact.module)
         if self.settings.distill is not None:
             require_answers_alone(self.settings.distill, task, "quantize.distill")
+        require_loss(self.settings.train, task, "quantize.train")
         self._augment()
         require_calibration(artifact.module, task, self.settings)
 

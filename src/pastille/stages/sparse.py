@@ -25,7 +25,7 @@ from pastille.runtime.packed import stored_size
 from pastille.stages.contract import STEPS, Artifact, StageResult
 from pastille.stages.lessons import require_losses, taught_by
 from pastille.stages.looking import conditions_of
-from pastille.stages.tuning import augmentation, curve_of, labels_of, require_trainable, tuned
+from pastille.stages.tuning import augmentation, curve_of, labels_of, require_loss, require_trainable, tuned
 from pastille.task import Task, example_batch
 from pastille.train import Extras, Objective
 from pastille.values import Speedup
@@ -70,6 +70,12 @@ class SparseStage:
             )
         if self.settings.train is not None:
             require_trainable(artifact.module, task, "prune.train")
+            require_loss(self.settings.train, task, "prune.train")
+            if self.settings.score == "movement" and self.settings.train.precision == "fp16":
+                raise PreconditionError(
+                    "prune.train.precision: fp16 scales gradients until they overflow, and score: movement "
+                    "adds them up; use bf16 or fp32"
+                )
             if self.settings.distill is not None:
                 require_losses(self.settings.distill, task, "prune.distill")
             augmentation(self.settings.train, self.base)

@@ -22,13 +22,13 @@ from pastille.distillation.care import (
 )
 from pastille.distillation.references import brought_factory, teacher_models
 from pastille.distillation.students import Built, built_student
-from pastille.distillation.students_fitting import gap_warning
+from pastille.distillation.students_fitting import gap_warning, suggested
 from pastille.errors import PreconditionError, StageError
 from pastille.processes import here
 from pastille.progress import Progress
 from pastille.recipe import DistillTraining, Student
 from pastille.stages.contract import Artifact
-from pastille.stages.distilled import Done, Width, keep, kept, width_of
+from pastille.stages.distilled import Begun, Done, Width, keep, kept, require_same_teachers, width_of
 from pastille.stages.lessons import Lesson, lesson
 from pastille.stages.sparse import keeping_zeros
 from pastille.stages.tuning import curve_of, tuned
@@ -112,7 +112,10 @@ def walked(way: Way) -> tuple[Taught, ...]:
 
     Raises:
         PreconditionError: A teacher is poor, or a student cannot be built or trained.
+        DataError: A teacher changed since an earlier process was killed.
     """
+    teachers = teacher_models(way.settings.teachers, way.task, way.artifact.module, way.base)
+    require_same_teachers(Begun(teachers=tuple(state_digest(module) for *_, module in teachers)), way.folder)
     asked: Sequence[Student | None] = way.settings.students or [None]
     reached = [Taught(module=way.artifact.module)]
     for number, student in enumerate(asked, start=1):
@@ -217,22 +220,32 @@ def _teachers(way: Way, built: Built, before: Taught) -> tuple[list[TeacherAtHan
         return seen, [problems(one, cases, start=known) for one in seen]
 
     seen, poor = here().agreed(judge)
-    _refuse_poor(way, [p for each in poor[: len(asked)] for p in each])
+    # On the way down a list nobody ends the run: who learned nothing, or was overtaken, no longer teaches.
+    leaves = [
+        bool(assistant and found) and (number >= len(asked) or not way.settings.accept_poor_teacher)
+        for number, found in enumerate(poor)
+    ]
+    if not assistant or all(leaves):
+        leaves = [False] * len(named)
+        _refuse_poor(way, [p for each in poor[: len(asked)] for p in each])
     at_hand = [
         TeacherAtHand(module=module, judged=one) for (_, _, module), one in zip(named, seen, strict=True)
     ]
-    if assistant and poor[-1]:  # a student that learned nothing does not teach the next one
-        at_hand, poor[-1] = _without_last(at_hand), [f"{p}; it does not teach the next" for p in poor[-1]]
+    at_hand = _weighed([one for one, out in zip(at_hand, leaves, strict=True) if not out])
+    poor = [
+        [f"{p}; it does not teach the next" for p in each] if out else each
+        for each, out in zip(poor, leaves, strict=True)
+    ]
     inherits = (sentence for teacher in at_hand for sentence in inherited(teacher.judged.seen))
     return at_hand, (*(p for each in poor for p in each), *inherits)
 
 
-def _without_last(teachers: Sequence[TeacherAtHand]) -> list[TeacherAtHand]:
-    """The others, whose weights sum to one again."""
-    left = 1 - teachers[-1].judged.seen.weight
+def _weighed(teachers: Sequence[TeacherAtHand]) -> list[TeacherAtHand]:
+    """Those that are left, whose weights sum to one again."""
+    whole = sum(t.judged.seen.weight for t in teachers)
     return [
-        replace(t, judged=replace(t.judged, seen=replace(t.judged.seen, weight=t.judged.seen.weight / left)))
-        for t in teachers[:-1]
+        replace(t, judged=replace(t.judged, seen=replace(t.judged.seen, weight=t.judged.seen.weight / whole)))
+        for t in teachers
     ]
 
 
@@ -311,7 +324,13 @@ def _compared(student: StudentTaught, scratch: Estimate, found: Comparison) -> s
     if student.gain is None:
         return sentence
     low, high = student.gain.low, student.gain.high
-    return f"{sentence} (gain {0.0 - (found.drop or 0.0):+.4f}, 95 % CI {low:.4f} to {high:.4f}, paired)"
+    sentence += f" (gain {0.0 - (found.drop or 0.0):+.4f}, 95 % CI {low:.4f} to {high:.4f}, paired)"
+    if high < 0:
+        sentence += (
+            "; its teachers held it back: lower alpha and temperature suit a short training, or give it more "
+            "epochs"
+        )
+    return sentence
 
 
 def _remarks(student: StudentTaught) -> Iterator[str]:
@@ -320,7 +339,7 @@ def _remarks(student: StudentTaught) -> Iterator[str]:
     if student.parameters > largest:
         yield (
             f"student {student.name} has {student.parameters} parameters, more than its largest teacher "
-            f"({largest}): nothing gets smaller by this"
+            f"({largest}): nothing gets smaller by this; {suggested(largest).words}"
         )
     warning = gap_warning(student.parameters / nearest)
     if warning:

@@ -14,10 +14,16 @@ What can be had is a bound. In the candidate's bins, with ``a`` the baseline's g
   what came true. Noise can only raise its ``|c|``.
 
 Both are means over cases once the signs are given, so each has a bootstrap interval; the smaller upper end
-of the two, each at half the error, bounds the growth from above. (In bins that are not its own the baseline
-looks no worse than it is, by Jensen's inequality.) From below, the growth is at least ``sum s c - sum |a|``
-with ``a`` in the baseline's own bins, which noise can only lower, and about minus the shift, in the bins of
-either model; the latter is never above 0, so it rejects nothing.
+of the two, each at half the error, bounds the growth from above. From below, the growth is at least
+``sum s c - sum |a|`` with ``a`` in the baseline's own bins, which noise can only lower, and about minus the
+shift, in the bins of either model; the latter is never above 0, so it rejects nothing.
+
+The two from above speak of the baseline in the candidate's bins. A candidate that is made of the baseline
+knows nothing that the baseline does not, and there the baseline looks no worse than it is, by Jensen's
+inequality. One that was trained on may know more: its bins then tell the baseline's right answers from its
+wrong ones, and a baseline without fault looks bad in them. So what it looks worse by there than in its own
+bins, ``sum |a|`` in the one less ``sum |a|`` in the other, is added where it is above 0 for certain. And from
+below the growth is at least the candidate's own error, less what noise may have added, over the baseline's.
 
 What comes true cancels only if both models speak of the same thing. Of a multiclass case the candidate may
 decide another class; then the baseline is asked for its probability of the candidate's class. This takes
@@ -56,15 +62,20 @@ class AbsoluteSums:
     baseline_asked: np.ndarray  # (M,) float64
 
     def columns(self) -> np.ndarray:
-        """Columns ``(M, 4)`` whose means bound the growth.
+        """Columns ``(M, 7)`` whose means bound the growth.
 
-        The direct terms from above and below, and the shift in the candidate's and in the baseline's bins.
+        The direct terms from above and below, and the shift in the candidate's and in the baseline's bins;
+        then what the baseline looks worse by in the candidate's bins, and the direct term from above and the
+        shift with that added.
         """
         change = self.candidate - self.baseline_asked
         moved = np.sign(np.bincount(self.candidate_bins, change))[self.candidate_bins]
         above = aligned(self.candidate, self.candidate_bins) + moved * self.baseline_asked
         below = moved * self.candidate - aligned(self.baseline, self.baseline_bins)
-        return np.column_stack([above, below, moved * change, aligned(change, self.baseline_bins)])
+        shift, other_shift = moved * change, aligned(change, self.baseline_bins)
+        own = aligned(self.baseline, self.baseline_bins)
+        looks = aligned(self.baseline_asked, self.candidate_bins) - own
+        return np.column_stack([above, below, shift, other_shift, looks, above + looks, shift + looks])
 
 
 def aligned(values: np.ndarray, bins: np.ndarray) -> np.ndarray:
@@ -87,7 +98,9 @@ def mean_interval(sums: ResampledSums, column: int, *, confidence: float) -> Int
     return bca_of_sums(sums, lambda s: s[..., column] / s[..., -1], confidence=confidence)
 
 
-def growth_interval(sums: ResampledSums, first: int, *, confidence: float) -> Interval | None:
+def growth_interval(
+    sums: ResampledSums, first: int, *, confidence: float, least: float = -np.inf
+) -> Interval | None:
     """Interval of the growth of a sum of absolute means.
 
     Args:
@@ -95,16 +108,17 @@ def growth_interval(sums: ResampledSums, first: int, *, confidence: float) -> In
         first: Where they begin.
         confidence: In ``(0, 1)``. The true growth is above the interval in at most half of the rest, and
             below it in at most half.
+        least: What the growth is at least, as is known from elsewhere.
 
     Returns:
         The interval, or None where the rows cannot tell.
     """
     each = (1 + confidence) / 2
-    ends = [mean_interval(sums, first + column, confidence=each) for column in range(4)]
+    ends = [mean_interval(sums, first + column, confidence=each) for column in range(7)]
     if any(end is None for end in ends):
         return None
-    above, below, shift, other_shift = (end for end in ends if end is not None)
-    low = max(below.low, -max(shift.high, other_shift.high))
-    high = min(above.high, shift.high)
+    above, below, shift, other_shift, looks, *knowing = (end for end in ends if end is not None)
+    low = max(below.low, -max(shift.high, other_shift.high), least)
+    high = min(end.high for end in (knowing if looks.low > 0 else (above, shift)))
     # Each model has bins of its own, so the two could cross.
     return Interval(low=min(low, high), high=max(low, high), confidence=confidence)

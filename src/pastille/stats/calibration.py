@@ -52,9 +52,22 @@ class _Setting:
         """Of the mean of one column."""
         return mean_interval(sums, column, confidence=self.confidence) if self.enough else None
 
-    def growth(self, sums: ResampledSums) -> Interval | None:
-        """Of a sum of absolute means, whose columns follow those of the two models."""
-        return growth_interval(sums, 2, confidence=self.confidence) if self.enough else None
+    def growth(self, sums: ResampledSums, noise: float | None = None) -> Interval | None:
+        """Of a sum of absolute means, whose columns follow those of the two models.
+
+        Args:
+            sums: Of errors, first those of the baseline and of the candidate.
+            noise: The most that it can have added to the candidate's error; None where the first two columns
+                are no errors.
+        """
+        if not self.enough:
+            return None
+        ends = [mean_interval(sums, column, confidence=(1 + self.confidence) / 2) for column in range(2)]
+        before, after = ends
+        least = -np.inf
+        if noise is not None and before is not None and after is not None:
+            least = after.low - noise - before.high
+        return growth_interval(sums, 2, confidence=self.confidence, least=least)
 
     def comparison(
         self,
@@ -209,7 +222,7 @@ def _ece(before: Statements, after: Statements, asked: Statements, setting: _Set
     sums = setting.sums(*signed, pair.columns())
     values = [float(x.mean()) for x in signed]
     noise = [_noise(*each, setting.units) for each in zip(gaps, bins, strict=True)]
-    growth = setting.growth(sums)
+    growth = setting.growth(sums, noise[1])
     return setting.comparison(
         "ece",
         values,

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pastille.processes import losses_named, started, talk
-from pastille.train.places import Arithmetic, parameters_of
+from pastille.train.places import Arithmetic, parameters_of, sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,25 +54,28 @@ class Many:
         self._beside: list[Tensor] = []
         self._norms: list[tuple[nn.Module, type[nn.Module]]] = []
 
+    def _sizes(self, n: int) -> list[int]:
+        return sizes(n, self.processes, least=2 if self.device == "cpu" else 1)
+
     def own(self, n: int) -> int:
-        """An even share; the first processes have one more where it does not divide."""
-        return n // self.processes + (self.rank < n % self.processes)
+        """An even share, see `pastille.train.places.sizes`."""
+        return self._sizes(n)[self.rank]
 
     def share(self, rows: np.ndarray) -> np.ndarray:
         """The rows of this process in one piece, in order of the processes."""
-        mine = np.array_split(rows, self.processes)[self.rank]
-        return mine if len(mine) else rows[:1]
+        each = self._sizes(len(rows))
+        start = sum(each[: self.rank])
+        return rows[start : start + each[self.rank]] if each[self.rank] else rows[: each[0]]
 
     def gathered(self, mine: Tensor, n: int) -> Tensor:
         """Of all processes, by their rank."""
-        most = -(-n // self.processes)
-        padded = mine.new_zeros((most, *mine.shape[1:]), device="cpu")
+        each = self._sizes(n)
+        padded = mine.new_zeros((max(each), *mine.shape[1:]), device="cpu")
         padded[: self.own(n)] = mine[: self.own(n)]
         parts = [torch.empty_like(padded) for _ in range(self.processes)]
         with losses_named():
             dist.all_gather(parts, padded, group=talk())
-        sizes = [len(part) for part in np.array_split(np.arange(n), self.processes)]
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return torch.cat([part[:size] for part, size in zip(parts, each, strict=True)])
 
     def wrapped(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
         """As Accelerate does it; every process begins with the main one's tensors."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -114,7 +116,8 @@ def drawn(
             if augment is not None and views:
                 batch = one_by_one(batch, augment, rows, view=view, seed=seed)
             elif augment is not None:
-                batch = augmented(batch, augment, torch.Generator().manual_seed(seed_of(seed, step)))
+                own = (int(rows[0]),) if len(rows) < len(whole) else ()  # each process draws other numbers
+                batch = together(batch, augment, seed=seed_of(seed, step, *own))
             yield Drawn(
                 inputs={name: x.to(device) for name, x in batch.items()},
                 targets=targets[torch.from_numpy(rows)].to(device),
@@ -153,14 +156,24 @@ def seed_everything(seed: int, device: str) -> None:
 def one_by_one(batch: Batch, augment: Augment, rows: np.ndarray, *, view: int, seed: int) -> Batch:
     """Each case augmented by itself, always in the same way for one row, view and seed."""
     cases = []
-    for i, row in enumerate(rows):
-        generator = torch.Generator().manual_seed(seed_of(seed, int(row), view))
-        cases.append(augmented({name: x[i : i + 1] for name, x in batch.items()}, augment, generator))
+    with _globals_kept():
+        for i, row in enumerate(rows):
+            generator = torch.Generator().manual_seed(seed_of(seed, int(row), view))
+            cases.append(_augmented({name: x[i : i + 1] for name, x in batch.items()}, augment, generator))
     return {name: torch.cat([case[name] for case in cases]) for name in batch}
 
 
-def augmented(batch: Batch, augment: Augment, generator: torch.Generator) -> Batch:
+def together(batch: Batch, augment: Augment, *, seed: int) -> Batch:
+    """A batch augmented at once, always in the same way for one seed."""
+    with _globals_kept():
+        return _augmented(batch, augment, torch.Generator().manual_seed(seed))
+
+
+def _augmented(batch: Batch, augment: Augment, generator: torch.Generator) -> Batch:
     """A batch as the user's augmentation changes it.
+
+    The global generators of torch, numpy and Python, which transforms of torchvision draw from, are seeded
+    like the one that is given; the caller puts them back.
 
     Raises:
         PreconditionError: The augmentation failed, or gave something of another shape or type.
@@ -169,6 +182,7 @@ def augmented(batch: Batch, augment: Augment, generator: torch.Generator) -> Bat
         raise PreconditionError(f"augment takes a model's only input, but this one has {', '.join(batch)}")
     before = batch[INPUT]
     try:
+        _seed_globals(generator.initial_seed())
         after = augment(before, generator)
     except Exception as error:
         raise PreconditionError(f"augment raised {one_line(error, 200)}") from error
@@ -180,6 +194,24 @@ def augmented(batch: Batch, augment: Augment, generator: torch.Generator) -> Bat
             f"augment must return {before.dtype} {tuple(before.shape)} as it is given, got {got}"
         )
     return {INPUT: after}
+
+
+def _seed_globals(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+
+
+@contextlib.contextmanager
+def _globals_kept() -> Iterator[None]:
+    """Put the global generators of torch (of the CPU), numpy and Python back afterwards."""
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        random.setstate(kept[2])
 
 
 def reader(split: Split) -> Callable[[Sequence[int] | np.ndarray], Batch]:
@@ -241,7 +273,7 @@ def require_batches(model: nn.Module, settings: Train, splits: Mapping[str, Spli
     n, size = splits["train"].n, settings.batch_size
     require_enough(place, batch_size=size, train=n, validation=splits["validation"].n)
     norms = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.training]
-    if norms and len(place.share(np.arange(min(size, n)))) == 1:
+    if norms and min(size, n) < 2 * place.processes:
         raise PreconditionError(
             f"batch norms such as {norms[0]} need two cases or more in a batch, but get one (batch_size "
             f"{size}, {n} cases, {place.processes} processes); raise it"

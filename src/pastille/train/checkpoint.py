@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FILE: Final = "training.safetensors"
 _SCHEMA: Final = 1
 _SOON_S, _LATEST_S = 1.0, 60.0  # between two: at least, at the end of an epoch; at most, within one
+_TIMES: Final = 20.0  # times as long as writing takes, at least: large models may have short epochs
 
 
 class Kept(Protocol):
@@ -110,13 +111,15 @@ class Checkpoint:
     key: str
     clock: Callable[[], float] = time.monotonic
     _last: float = field(init=False)
+    _took: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._last = self.clock()
 
     def due(self, *, ends_epoch: bool) -> bool:
         """Whether it is time to write."""
-        return self.clock() - self._last >= (_SOON_S if ends_epoch else _LATEST_S)
+        least = max(_SOON_S if ends_epoch else _LATEST_S, _TIMES * self._took)
+        return self.clock() - self._last >= least
 
     def write(self, standing: Standing) -> None:
         """Replace what was there, whole or not at all.
@@ -126,6 +129,7 @@ class Checkpoint:
         """
         from safetensors.torch import save_file
 
+        began = self.clock()
         # A copy of each: safetensors refuses tensors that share memory (tied weights, views).
         tensors = {
             f"{part}/{name}": x.detach().cpu().clone().contiguous()
@@ -136,6 +140,7 @@ class Checkpoint:
         about = {"key": self.key, "numbers": numbers, "digest": _digest(tensors, numbers)}
         produce_atomic(self.folder / FILE, lambda draft: save_file(tensors, draft, metadata=about))
         self._last = self.clock()
+        self._took = self._last - began
 
     def read(self) -> Standing | None:
         """Where an earlier process stood; None if there was none, or it did another training.

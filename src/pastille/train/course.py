@@ -29,12 +29,12 @@ class Look:
 
     Attributes:
         finite: Whether all of them are, in all processes.
-        rows: Of the first batch of this process whose loss is not.
+        rows: Of the first batch whose loss is not: what this process has of it, if its own loss is not.
         due: Whether it is time to write a checkpoint.
     """
 
     finite: bool
-    rows: np.ndarray | None
+    rows: np.ndarray
     due: bool
 
 
@@ -83,12 +83,14 @@ class Course:
         """
         losses, counts, rows = zip(*self.pending, strict=True)
         values = torch.stack(losses).tolist()
-        odd = [of for value, of in zip(values, rows, strict=True) if not math.isfinite(value)]
-        told = [math.fsum(map(operator.mul, values, counts)), sum(counts), len(odd), due]
+        odd = [not math.isfinite(value) for value in values]
+        told = [math.fsum(map(operator.mul, values, counts)), sum(counts), due, *odd]
         if place.processes > 1:
             told = place.total(torch.tensor(told, dtype=torch.float64, device=place.device)).tolist()
         self.summed, self.cases, self.pending = self.summed + told[0], self.cases + told[1], []
-        return Look(finite=not told[2], rows=odd[0] if odd else None, due=bool(told[3]))
+        first = next((i for i, found in enumerate(told[3:]) if found), None)
+        seen = rows[first] if first is not None and odd[first] else np.empty(0, np.int64)
+        return Look(finite=first is None, rows=seen, due=bool(told[2]))
 
     def mean_loss(self) -> float:
         """Of the epoch, over all its cases; the next one begins."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -129,12 +130,18 @@ def fit(
         share=place.share,
         device=place.device,
     )
-    with torch.random.fork_rng():  # dropout draws from the global generator, which the caller keeps
+    with _own_numbers(place.device):
         for batch in progress.track(batches, what=what, total=training.left):
             if training.step(batch):
                 break
     progress.note(f"{what}: {training.outcome()}")
     return training.fitted()
+
+
+def _own_numbers(device: str) -> AbstractContextManager[object]:
+    """Dropout draws from the global generators, which the caller keeps: those of the devices in use."""
+    devices = [torch.cuda.current_device()] if device == "cuda" else []
+    return torch.random.fork_rng(devices=devices)
 
 
 def labels_alone(cases: Cases, settings: Train) -> Objective:
@@ -173,7 +180,8 @@ class _Lesson:
         """Of this training of this model; None where it is not to be kept."""
         if keep is None:
             return None
-        key = key_of(self.settings, self.seed, model, self.splits(), what=self.what)
+        what = f"{self.what}, {self.extras.views} views"
+        key = key_of(self.settings, self.seed, model, self.splits(), what=what)
         return Checkpoint(folder=keep, key=key)
 
 
@@ -270,7 +278,7 @@ class _Training:
         course, extras, settings, model = self.course, self._extras, self._settings, self._scored
         loss = course.mean_loss()
         if not math.isfinite(loss) and extras.stop is None:
-            raise PreconditionError(self._diverged("the loss", loss, epoch, look.rows))
+            raise PreconditionError(self._diverged("the loss", loss, epoch, self._of_all(look.rows)))
         value = self._value(epoch) if math.isfinite(loss) else -math.inf
         if (stop := extras.stop) is not None:
             course.stopped = here().agreed(lambda: stop(model, epoch, loss, value))
@@ -300,6 +308,14 @@ class _Training:
             f"{lesson.what}: epoch {epoch} of {self._settings.epochs}: loss {loss:.3f}, "
             f"validation {name} {value:.3f}"
         )
+
+    def _of_all(self, rows: np.ndarray) -> np.ndarray:
+        """What each process names, together."""
+        if self._place.processes == 1:
+            return rows
+        named = torch.zeros(self._lesson.train[0].n, device=self._place.device)
+        named[torch.from_numpy(rows).to(named.device)] = 1.0
+        return self._place.total(named).nonzero().flatten().cpu().numpy()
 
     def _diverged(self, which: str, value: float, epoch: int, rows: np.ndarray | None = None) -> str:
         split, lower = self._lesson.train[0], f"lower learning_rate (now {self._settings.learning_rate:g})"

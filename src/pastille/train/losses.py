@@ -51,6 +51,8 @@ def settings_problem(kind: Kind, settings: Train) -> str | None:
         return "loss: focal is for classes, labels and pixels, but the task is a regression; leave it out"
     if settings.label_smoothing:
         return "label_smoothing is for classes, labels and pixels, but the task is a regression; leave it out"
+    if settings.class_weights == "balanced":
+        return "class_weights are for classes, labels and pixels, but the task is a regression; leave it out"
     return None
 
 
@@ -114,7 +116,7 @@ def loss_for(
         case "custom":
             raise PreconditionError("a custom task has no loss; leave finetune out of the plan")
         case "regression":
-            unit = float(np.std(cases.targets)) or 1.0
+            unit = unit_of(cases) or 1.0
             return lambda out, y: F.mse_loss(out.reshape(-1) / unit, (y / unit).to(out.dtype))
         case "multilabel":
             by_label = positive_weights(cases.targets) if balanced else None
@@ -122,6 +124,22 @@ def loss_for(
         case _:
             weights = class_weights(cases.targets, len(cases.labels)) if balanced else None
             return lambda out, y: classification_loss(out, y, weights, smoothing=smoothing, focal=focal)
+
+
+def unit_of(cases: Cases) -> float | None:
+    """What errors of a regression are counted in: the standard deviation of its training targets.
+
+    Args:
+        cases: The training split's targets.
+
+    Returns:
+        1 where they are all alike; None of other kinds.
+
+    Example:
+        >>> unit_of(Cases(kind="regression", split="train", targets=np.array([1.0, 5.0]), labels=()))
+        2.0
+    """
+    return float(np.std(cases.targets)) or 1.0 if cases.kind == "regression" else None
 
 
 def case_losses_for(
@@ -150,7 +168,7 @@ def case_losses_for(
         case "custom":
             raise PreconditionError("a custom task has no loss; leave finetune out of the plan")
         case "regression":
-            unit = float(np.std(cases.targets)) or 1.0
+            unit = unit_of(cases) or 1.0
             return lambda out, y: ((out.reshape(-1) - y.to(out.dtype)) / unit).square()
         case "multilabel":
             by_label = positive_weights(cases.targets) if balanced else None
@@ -251,7 +269,8 @@ def classification_loss(
     Returns:
         Scalar in nats, averaged over the batch (by weight, as torch does).
     """
-    if focal is None and outputs.ndim > targets.ndim and outputs.shape[1] > 1:  # in one operator of torch
+    # In one operator of torch; of pixels a GPU sums in no fixed order there, which a run does not permit.
+    if focal is None and targets.ndim == 1 and outputs.ndim > 1 and outputs.shape[1] > 1:
         by_class = None if weights is None else weights.to(outputs.device, outputs.dtype)
         return F.cross_entropy(outputs, targets, by_class, label_smoothing=smoothing)
     each = _class_losses(outputs, targets, weights, smoothing, focal)

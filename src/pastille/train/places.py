@@ -42,10 +42,10 @@ class Place(Protocol):
         ...
 
     def share(self, rows: np.ndarray) -> np.ndarray:
-        """Of rows, those that this process takes: every one is taken by one process.
+        """Of rows, those that this process takes: every one is taken by one process, see `sizes`.
 
-        Where there are fewer rows than processes, one that has none of its own looks at another's too: all
-        must take part. It does not count, see `own`.
+        A process that has none of its own looks at another's too: all must take part. They do not count,
+        see `own`.
         """
         ...
 
@@ -241,6 +241,23 @@ def place_for(precision: Precision = "fp32") -> Place:
     from pastille.train.among import Many  # accelerate takes a second to import
 
     return Many(device=device, dtype=dtype)
+
+
+def sizes(n: int, processes: int, *, least: int = 1) -> list[int]:
+    """How many of ``n`` rows each process takes: even shares, the first ones have one more.
+
+    Args:
+        n: Of all of them.
+        processes: How many there are.
+        least: Of a process that takes some. A batch norm that counts its own process alone needs two, which
+            may leave some processes with none of the last batch of an epoch.
+
+    Example:
+        >>> sizes(7, 3), sizes(3, 2, least=2), sizes(1, 2, least=2)
+        ([3, 2, 2], [3, 0], [1, 0])
+    """
+    takers = max(1, min(processes, n // least))
+    return [(n // takers + (rank < n % takers)) * (rank < takers) for rank in range(processes)]
 
 
 def require_enough(place: Place, *, batch_size: int, train: int, validation: int) -> None:

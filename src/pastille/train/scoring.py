@@ -50,7 +50,8 @@ def choice_for(cases: Cases, *, balanced: bool) -> Choice:
 def scorer(split: Split, choice: Choice, place: Place) -> Callable[[nn.Module], float]:
     """A function that gives a model's value on a split; minus infinity for NaN answers.
 
-    The model is left in eval mode.
+    The model is left in eval mode. It answers in full precision, whatever it is trained in: so it is
+    exported, measured and judged.
     """
     read = reader(split)
 
@@ -58,7 +59,7 @@ def scorer(split: Split, choice: Choice, place: Place) -> Callable[[nn.Module], 
         model.eval()
         mine = place.share(np.arange(split.n))
         parts = np.array_split(mine, math.ceil(len(mine) / _EVAL_BATCH))
-        with torch.inference_mode(), place.autocast():
+        with torch.inference_mode():
             outputs = [
                 forward(model, {name: x.to(place.device) for name, x in read(rows).items()}).float().cpu()
                 for rows in parts

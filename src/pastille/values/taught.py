@@ -18,7 +18,8 @@ class TeacherSeen:
     metric: str  # the task's own, e.g. "accuracy"
     estimate: Estimate
     ece: float | None  # expected calibration error; None where there are no probabilities
-    # "sex = F" -> how much worse the metric is there than overall, of groups where that is certain
+    # "sex = F" -> how much worse the metric is there than for all others, of groups where that is certain;
+    # "sex = F, accuracy" where it is another metric
     worse: Mapping[str, float] = field(default_factory=dict)
 
 
