@@ -9,6 +9,11 @@ fp32, and AUC and accuracy. The stages' rows are of validation, which their gate
 is the verdict on the test split, at the medium tier.
 
 Writes benchmarks/chain.csv as rows come, aggregated figures alone. What was killed goes on where it was.
+
+    .venv/bin/python benchmarks/chain.py --data DIR --work WORK --ablate --seeds 2
+
+carries out the finished plan once more without each of its stages, as `pastille ablate` does, on validation
+alone; writes benchmarks/chain_ablation.csv.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from distillation_models import SKIN, task_of, unpacked
 from pastille import Recipe, read_recipe, run
 from pastille.devices import this_machine
 from pastille.record import BaselineProfiled, FinalJudged, Record, StageFinished, read_record
+from pastille.runner.ablation import ablate
 from pastille.runtime import ONNXRUNTIME
 from pastille.values import Metrics, Profile, Verdict
 
@@ -112,6 +118,24 @@ def said(verdict: Verdict) -> Row:
     return {"verdict": verdict.status.value, "reason": verdict.reason}
 
 
+def left_out(asked: argparse.Namespace, seed: int) -> Iterator[Row]:
+    """The whole plan, and the plan without each of its stages."""
+    for row in ablate(recipe_of(asked, seed), SKIN.base).rows:
+        yield {
+            "seed": seed,
+            "without": row.stage or "nothing",
+            "bytes": row.size_bytes,
+            "median_ms": row.latency_ms,
+            "speedup": None if row.speedup is None else round(row.speedup.ratio, 2),
+            "metric": row.metric,
+            "value": round(row.estimate.value, 4),
+            "worse_pp": None if row.worse is None else round(100 * row.worse, 2),
+            "worse_low_pp": None if row.interval is None else round(100 * row.interval.low, 2),
+            "worse_high_pp": None if row.interval is None else round(100 * row.interval.high, 2),
+            "verdict": row.status,
+        }
+
+
 def write(found: Sequence[Row], path: Path) -> None:
     here = asdict(this_machine(threads=1, runtime=ONNXRUNTIME.name, runtime_version=ONNXRUNTIME.version))
     here |= {"pastille": version("pastille"), "torch": torch.__version__}
@@ -144,15 +168,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "pastille-distillation")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--quick", action="store_true", help="one epoch each, in a WORK of its own")
-    parser.add_argument("--output", type=Path, default=HERE / "chain.csv")
+    parser.add_argument("--ablate", action="store_true", help="leave out each stage of the finished runs")
+    parser.add_argument("--output", type=Path)
     asked = parser.parse_args()
+    output = asked.output or HERE / ("chain_ablation.csv" if asked.ablate else "chain.csv")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "") or os.cpu_count() or 1))
     found: list[Row] = []
     for seed in asked.seeds:
-        for row in rows_of(record_of(asked, seed), seed):
+        for row in left_out(asked, seed) if asked.ablate else rows_of(record_of(asked, seed), seed):
             found.append(row)
-            show(row)
-        write(found, asked.output)
+            print(row, flush=True) if asked.ablate else show(row)
+        write(found, output)
 
 
 if __name__ == "__main__":

@@ -164,6 +164,12 @@ def judged(problem: Problem, task: Task, file: Path, teacher: Path) -> Row:
     }
 
 
+def judged_again(problem: Problem, task: Task, row: Row, place: Path) -> Row:
+    """A row with its file judged and timed anew; nothing is trained."""
+    file = place / str(row["kind"]) / f"{row['precision']}.onnx"
+    return row | judged(problem, task, file, place / "teacher" / "fp32.onnx")
+
+
 def over_seeds(found: Sequence[Row]) -> Iterator[Row]:
     """Mean and standard deviation of each file, and what the teacher brought."""
     groups: dict[tuple[object, ...], list[Row]] = {}
@@ -199,11 +205,15 @@ def measured(problem: Problem, asked: argparse.Namespace, seed: int) -> Iterator
     task: Task | None = None
     for kind in KINDS:
         found = kept(place, kind)
-        if not found:
+        if not found or asked.again:
             if task is None:
                 data = unpacked(problem, asked.data, asked.work)
                 task = task_of(problem, data, asked.work, seed=seed, quick=asked.quick)
-            found = rows_of(problem, task, kind, place, quick=asked.quick)
+            found = (
+                [judged_again(problem, task, row, place) for row in found]
+                if found
+                else rows_of(problem, task, kind, place, quick=asked.quick)
+            )
             text = json.dumps(found, indent=1)
             produce_atomic(place / f"{kind}.json", lambda draft, text=text: draft.write_text(text, "utf-8"))
         yield found
@@ -238,6 +248,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=PROBLEMS, default=tuple(PROBLEMS))
     parser.add_argument("--seeds", nargs="+", type=int, help="in place of each task's own")
     parser.add_argument("--quick", action="store_true", help="one epoch each, in a WORK of its own")
+    parser.add_argument("--again", action="store_true", help="judge and time what is in WORK anew")
     parser.add_argument("--output", type=Path, default=HERE / "distillation.csv")
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "") or os.cpu_count() or 1))

@@ -70,7 +70,7 @@ class BadlyScaled(nn.Module):
 
 class TestRecovery:
     def test_what_loses_nothing_is_left_plain(self, tmp_path: Path) -> None:
-        artifact, task = given(tmp_path)
+        artifact, task = given(tmp_path, n=480)
         result = run(artifact, task, tmp_path)
         assert not any("recovery" in note for note in result.details.notes)
         plain = run(artifact, task, tmp_path, recover="none")

@@ -38,7 +38,7 @@ class Verification:
 
 
 def verify(
-    directory: Path, *, threads: int = 1, replay: bool = True, progress: Progress = SILENT
+    directory: str | Path, *, threads: int = 1, replay: bool = True, progress: Progress = SILENT
 ) -> Verification:
     """Check a bundle: manifest, files, hashes, models, and golden cases in this order.
 
@@ -57,6 +57,7 @@ def verify(
         IntegrityError: Something is missing, changed, added or a link, or a variant answers its golden
             cases differently on this machine. The message names the file.
     """
+    directory = Path(directory)
     manifest = read_manifest(directory / MANIFEST)
     passed = (
         Passed(what="manifest", detail=f"seal {manifest.seal[:12]}, content {manifest.content[:12]}"),

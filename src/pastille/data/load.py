@@ -94,7 +94,7 @@ def _columns(split: Split) -> Iterator[tuple[str, object]]:
     yield from ((name, column) for name, column in optional.items() if column is not None)
 
 
-def read_splits(recipe: Recipe, base: Path, *, progress: Progress = SILENT) -> Splits:
+def read_splits(recipe: Recipe, base: str | Path, *, progress: Progress = SILENT) -> Splits:
     """The splits that a recipe's run will see: what to train the model on before it is compressed.
 
     Args:
@@ -105,4 +105,4 @@ def read_splits(recipe: Recipe, base: Path, *, progress: Progress = SILENT) -> S
     Raises:
         DataError: The data cannot be read or split.
     """
-    return load_splits(recipe.data, recipe.task, base=base, seed=recipe.seed, progress=progress)
+    return load_splits(recipe.data, recipe.task, base=Path(base), seed=recipe.seed, progress=progress)

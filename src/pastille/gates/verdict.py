@@ -56,9 +56,26 @@ def verdict(
     )
 
 
-def _reasons(worst_first: Sequence[Check]) -> str:
+def in_brief(said: Verdict, *, most: int = 3) -> str:
+    """A verdict's reason for a line that passes by: those that decided, the rest by their number.
+
+    Args:
+        said: From `verdict`.
+        most: Reasons given in full.
+
+    Example:
+        >>> from pastille.gates import judge_size
+        >>> sizes = [judge_size(3_000_000, limit, baseline_bytes=4_800_000) for limit in (2e6, 4e6)]
+        >>> in_brief(verdict(sizes, split="validation"), most=1)  # doctest: +ELLIPSIS
+        'rejected on the validation split: the file has 3 MB ... limit of 2 MB; 1 more approved'
+    """
+    worst_first = sorted(said.checks, key=lambda check: _WORST_FIRST.index(check.status))
+    return f"{said.status} on the {said.split} split: {_reasons(worst_first, most)}"
+
+
+def _reasons(worst_first: Sequence[Check], most: int = _SAID) -> str:
     """The reasons, those that decided first; of many, the rest by their number."""
-    said, rest = worst_first[:_SAID], worst_first[_SAID:]
+    said, rest = worst_first[:most], worst_first[most:]
     counts = {status: sum(check.status is status for check in rest) for status in _WORST_FIRST}
     more = [f"{count} more {status}" for status, count in counts.items() if count]
     return "; ".join([*(check.reason for check in said), *more])

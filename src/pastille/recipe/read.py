@@ -105,7 +105,7 @@ def _errors(error: ValidationError) -> list[Any]:
     return list(error.errors(include_url=False))
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file.
 
     Args:
@@ -118,6 +118,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: The file is missing, too large, not YAML, or asks for what cannot be.
     """
+    path = Path(path)
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(f"{path}: a recipe must be at most 1 MiB")

@@ -70,7 +70,7 @@ class RunResult:
 
 def run(
     recipe: Recipe,
-    base: Path,
+    base: str | Path,
     *,
     resume: bool = False,
     allow_leakage: bool = False,
@@ -97,6 +97,7 @@ def run(
         UsageError: The recipe, the data or the model cannot be used; in one line.
         OutputError: Something cannot be written; what was written stays.
     """
+    base = Path(base)
     policy.check_run(recipe)
     policy.check(recipe)
     check_isas(recipe)

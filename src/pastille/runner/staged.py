@@ -12,6 +12,7 @@ from pastille import policy
 from pastille.distillation.students import factory_after
 from pastille.gates import verdict
 from pastille.gates.judge import judge_answers
+from pastille.gates.verdict import in_brief
 from pastille.processes import here
 from pastille.progress import Progress
 from pastille.pruning.architecture import PLAN
@@ -143,7 +144,7 @@ class _Turn:
                 seconds=round(time.monotonic() - started, 1),
             )
         )
-        self.progress.note(f"{self.stage.name}: {said.reason}")
+        self.progress.note(f"{self.stage.name}: {in_brief(said)}")
         self.progress.note(f"{self.stage.name}: {consequence}")
         return made, said.status, kept
 
