@@ -152,7 +152,7 @@ def compared(pixels: int, hints: Hints | None, turns: int, batches: int) -> Row:
         turns=turns,
         fill_epochs=round(float(fill / (live_s * batches)), 2),
         megabytes=round(cached.size_bytes / data[0].n * 10_000 / 1e6, 1),
-        machine=f"{machine.device}, {machine.threads} thread, busy",
+        machine=f"{machine.device}, {machine.threads} thread",
     )
 
 
