@@ -1,8 +1,8 @@
 """Model files that are stored smaller: as xz, where many of their bytes are zero.
 
-The standard library's LZMA does better on sparse weights than zstd at its slowest, than a bit for each weight
-beside the values that are left, and than ONNX's own sparse tensors, whose indices take 8 bytes each: see
-`benchmarks/sparse.py`. A packed file is unpacked to a temporary one before it is loaded, and never beyond the
+The standard library's LZMA is within 10 % of zstd at its slowest, on either side, and does better on sparse
+weights than a bit for each weight beside the values that are left, and than ONNX's own sparse tensors, whose
+indices take 8 bytes each: see `benchmarks/sparse.py`. A packed file is unpacked to a temporary one before it is loaded, and never beyond the
 size that was declared.
 """
 
