@@ -2,8 +2,8 @@
 
 The standard library's LZMA is within 10 % of zstd at its slowest, on either side, and does better on sparse
 weights than a bit for each weight beside the values that are left, and than ONNX's own sparse tensors, whose
-indices take 8 bytes each: see `benchmarks/sparse.py`. A packed file is unpacked to a temporary one before it is loaded, and never beyond the
-size that was declared.
+indices take 8 bytes each: see `benchmarks/sparse.py`. A packed file is unpacked to a temporary one before it
+is loaded, and never beyond the size that was declared.
 """
 
 from __future__ import annotations
