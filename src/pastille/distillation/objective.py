@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import nn
 
-from pastille.distillation import features
 from pastille.distillation.answers import distillation_loss
 from pastille.distillation.attention import relations, tokens_that_count
+from pastille.distillation.features import (
+    attention_transfer,
+    fitnets,
+    hidden,
+    projection,
+    relational,
+    similarity,
+)
 from pastille.distillation.layers import Pair
 from pastille.distillation.probing import matched
 from pastille.distillation.teaching import Teaching, Told
@@ -24,12 +31,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HINT_LOSSES: Final[Mapping[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]]] = {
-    "fitnets": features.fitnets,
-    "attention": features.attention_transfer,
-    "relational": features.relational,
-    "similarity": features.similarity,
+    "fitnets": fitnets,
+    "attention": attention_transfer,
+    "relational": relational,
+    "similarity": similarity,
     "minilm": relations,
-    "hidden": features.hidden,
+    "hidden": hidden,
 }
 _PLACE_BY_PLACE: Final = ("fitnets", "attention", "minilm", "hidden")
 
@@ -160,7 +167,7 @@ class Hinting:
 
 def projected(pair: Pair) -> nn.Module:
     """The learned map of a pair."""
-    return features.projection(pair.ours.channels, pair.told.channels)
+    return projection(pair.ours.channels, pair.told.channels)
 
 
 def _needs_map(pair: Pair, loss: str) -> bool:

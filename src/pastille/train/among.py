@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, final
@@ -125,14 +124,6 @@ class Many:
             for buffer in model.buffers():
                 # Not every backend sends booleans.
                 dist.broadcast(buffer.view(torch.uint8) if buffer.dtype == torch.bool else buffer, 0)
-
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Copies of its state."""
-        return copy.deepcopy(model.state_dict())
-
-    def restored(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """As torch does it."""
-        model.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The scale of fp16's gradients."""

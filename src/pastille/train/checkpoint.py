@@ -17,7 +17,6 @@ from pastille.errors import IntegrityError, OutputError
 from pastille.files import produce_atomic
 from pastille.recipe import Train
 from pastille.task.digest import state_digest, tensors_digest
-from pastille.train.places import Place
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,28 +71,6 @@ def key_of(
 
 def _array_digest(array: np.ndarray) -> str:
     return hashlib.sha256(f"{array.shape} {array.dtype}".encode() + array.tobytes()).hexdigest()
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Whole:
-    """A model that is trained, as one piece wherever its pieces are.
-
-    Attributes:
-        place: Where it is trained.
-        model: Read and changed.
-    """
-
-    place: Place
-    model: nn.Module
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All of its tensors."""
-        return self.place.state(self.model)
-
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put them back."""
-        self.place.restored(self.model, tensors)
 
 
 @final

@@ -31,7 +31,7 @@ from pastille.train.batches import (
     seed_of,
     steps,
 )
-from pastille.train.checkpoint import Checkpoint, Kept, Standing, Whole, key_of
+from pastille.train.checkpoint import Checkpoint, Kept, Standing, key_of
 from pastille.train.course import Course, Look
 from pastille.train.extras import PLAIN, Extras, Objective
 from pastille.train.losses import labels_loss
@@ -204,7 +204,7 @@ class _Training:
         self._total = self._settings.epochs * steps(lesson.train[0].n, self._settings)
         self._epoch, self._since = 0, time.monotonic()
         self._parts: dict[str, Kept] = {
-            "model": Whole(place=place, model=self._model),
+            "model": self._model,
             "optimizer": Momenta(optimizer=self._optimizer),
             "place": place,
             **({"average": self._scored} if self._settings.ema else {}),
@@ -287,7 +287,7 @@ class _Training:
         if not math.isfinite(value):
             raise PreconditionError(self._diverged("an answer", value, epoch))
         if course.scored(loss, value, counts=epoch >= extras.counts_from * settings.epochs):
-            course.best_state = self._place.state(model)
+            course.best_state = copy.deepcopy(model.state_dict())
         if settings.patience is not None and course.waited >= settings.patience:
             course.stopped = f"ended after epoch {epoch}: none of the last {settings.patience} was better"
         self._tell(epoch, loss, value)
@@ -328,7 +328,7 @@ class _Training:
 
     def _begun(self) -> Course:
         score = -math.inf if self._extras.counts_from else self._score(self._scored)
-        return Course(best=score, best_state=self._place.state(self._scored))
+        return Course(best=score, best_state=copy.deepcopy(self._scored.state_dict()))
 
     def _taken_up(self) -> Course | None:
         """Where an earlier process stood; None if there was none, or its checkpoint is of no use."""
@@ -372,7 +372,7 @@ class _Training:
     def fitted(self) -> Fitted:
         """The model of the best epoch."""
         course = self.course
-        self._place.restored(self._model, course.best_state)
+        self._model.load_state_dict(course.best_state)
         if self._checkpoint is not None and self._place.rank == 0:
             self._checkpoint.remove()
         return Fitted(

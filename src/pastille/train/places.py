@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol, final
@@ -82,14 +81,6 @@ class Place(Protocol):
 
     def settled(self, model: nn.Module) -> None:
         """Make what a model counts while it trains, such as running means, the same in every process."""
-        ...
-
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Copies of all tensors of a model that is trained, whole."""
-        ...
-
-    def restored(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -210,14 +201,6 @@ class Here:
 
     def settled(self, model: nn.Module) -> None:
         """There is no other process."""
-
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Copies of its state."""
-        return copy.deepcopy(model.state_dict())
-
-    def restored(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """As torch does it."""
-        model.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The scale of fp16's gradients."""
