@@ -1,0 +1,3 @@
+"""Ask a server: `pastille.Client` and `pastille.AsyncClient`."""
+
+from __future__ import annotations

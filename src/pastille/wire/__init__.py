@@ -1,0 +1,3 @@
+"""What goes over the wire, for the server and the client alike: the Open Inference Protocol's bodies."""
+
+from __future__ import annotations
