@@ -31,7 +31,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 _LINE_SECONDS = 10.0
-_COMPRESS = ("torch", "onnx", "onnxscript", "safetensors", "sklearn")
+_EXTRAS = {  # module that is missing -> what brings it
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "safetensors", "sklearn"), "compress"),
+    "scipy": "judge",
+}
 
 
 class Live:
@@ -185,9 +188,9 @@ def _noticing_interrupts() -> Iterator[list[int]]:
 def _explained(error: BaseException) -> tuple[str, ExitCode]:
     if isinstance(error, PastilleError):
         return str(error), error.exit_code
-    if isinstance(error, ModuleNotFoundError) and error.name in _COMPRESS:
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
         what = f"this command needs {error.name}, which an edge installation leaves out"
-        return f"{what}; run: pip install 'pastille[compress]'", ExitCode.USAGE
+        return f"{what}; run: pip install 'pastille[{_EXTRAS[error.name]}]'", ExitCode.USAGE
     if isinstance(error, OSError):
         return f"{one_line(error)}: what was finished is kept", ExitCode.FAILURE
     hint = "this is a fault of Pastille; PASTILLE_DEBUG=1 shows where, for a report"

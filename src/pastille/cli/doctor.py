@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from pastille.progress import Progress
 
 _NEEDS = {
-    "core": ("numpy", "scipy", "onnxruntime", "pydantic", "pillow", "jinja2", "typer"),
+    "core": ("numpy", "onnxruntime", "pydantic", "pillow", "jinja2", "typer", "starlette", "uvicorn"),
+    "judge": ("scipy",),
     "compress": ("torch", "onnx", "onnxscript", "safetensors", "scikit-learn"),
     "vision": ("torchvision", "timm"),
     "text": ("transformers",),
+    "tokens": ("tokenizers",),
+    "dicom": ("pydicom",),
+    "signals": ("wfdb",),
 }
 _VNNI = ("vnni", "amx", "dotprod", "i8mm")
 

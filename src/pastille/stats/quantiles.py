@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import count
 
 import numpy as np
-from scipy.special import bdtr
 
+from pastille.stats.binomial import binomial_cdf
 from pastille.values import Quantile
 
 CONFIDENCE = 0.99
 _LEFT_OUT_FROM = 0.99  # percentiles that are not given at all without enough samples
 
 
+@cache
 def samples_needed(q: float, *, over: int = 0, confidence: float = CONFIDENCE) -> int:
     """Fewest samples, ``over`` of them above a bound, that show the percentile ``q`` is below it.
 
@@ -35,7 +37,7 @@ def samples_needed(q: float, *, over: int = 0, confidence: float = CONFIDENCE) -
     """
     if not (0 < q < 1 and over >= 0 and 0 < confidence < 1):
         raise ValueError(f"q and confidence must be in (0, 1), got q={q}, over={over}, {confidence=}")
-    return next(n for n in count(over + 1) if bdtr(over, n, 1 - q) <= 1 - confidence)
+    return next(n for n in count(over + 1) if binomial_cdf(n, 1 - q)[over] <= 1 - confidence)
 
 
 def latency_quantiles(
@@ -77,6 +79,6 @@ def _quantile(ordered: np.ndarray, q: float) -> Quantile:
 
 def _samples_over(n: int, q: float) -> int | None:
     """How many samples may lie above an order statistic that still bounds the percentile ``q``."""
-    chances = bdtr(np.arange(n, dtype=np.float64), n, 1 - q)  # rising
+    chances = binomial_cdf(n, 1 - q)[:-1]  # rising
     allowed = int(np.searchsorted(chances, 1 - CONFIDENCE, side="right"))
     return allowed - 1 if allowed else None
