@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pastille.cli import ablate, quantize, scan
+from pastille.cli import ablate, quantize, scan, triton
 from pastille.cli.console import fail, out, progress, reports_errors, show_json, strangers_aside
 from pastille.cli.options import (
     EXIT_CODES,
@@ -210,6 +210,9 @@ app.command(epilog=quantize.EPILOG)(quantize.quantize)
 
 
 app.command(epilog=scan.EPILOG)(scan.scan)
+
+
+app.command(epilog=triton.EPILOG)(triton.triton)
 
 
 @app.command(

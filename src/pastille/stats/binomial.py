@@ -30,4 +30,5 @@ def binomial_cdf(n: int, p: float) -> np.ndarray:
     # Each mass from the one before it: log(n - k + 1) - log(k) + log(p / (1 - p)).
     steps = np.log(n + 1 - k) - np.log(k) + math.log(p) - math.log1p(-p)
     logs = np.concatenate([[0.0], np.cumsum(steps)]) + n * math.log1p(-p)
-    return np.minimum(np.cumsum(np.exp(logs)), 1.0)
+    chances: np.ndarray = np.minimum(np.cumsum(np.exp(logs)), 1.0)
+    return chances
