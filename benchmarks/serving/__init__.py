@@ -1,0 +1,1 @@
+"""What `benchmarks/serve.py` is made from: the models, the rival servers, and the load."""
