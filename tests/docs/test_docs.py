@@ -107,6 +107,7 @@ def test_the_pruning_example_prints_what_it_says(capsys: pytest.CaptureFixture[s
 
 def test_every_command_is_listed() -> None:
     named = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    named |= {str(group.name) for group in app.registered_groups}
     assert set(re.findall(r"^\| `pastille (\w+)", README, re.MULTILINE)) == named
 
 
