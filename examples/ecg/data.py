@@ -11,9 +11,13 @@ from torch import Tensor
 
 import pastille
 from pastille.errors import DataError
+from pastille.values import SignalDecoding
 
 HERE = Path(__file__).resolve().parent
 WINDOW = 250  # 2.5 s, as in Strodthoff et al., "Deep learning for ECG analysis", 2021, arXiv:2004.13701
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+# What a server does with a recording: the windows below are those of `SignalDecoding`.
+PREPARED = pastille.Preprocessing(signal=SignalDecoding(channels=LEADS, samples=WINDOW, rate_hz=100))
 FOLDS = range(1, 11)  # the publication tests on 10 and chooses on 9; no patient is in two
 VALIDATION, TEST = 0.15, 0.35  # of the patients, where folds are missing
 
@@ -104,7 +108,9 @@ def published(whole: pastille.Split, rows: list[Row]) -> pastille.Splits:
     fold = {row["ecg_id"]: int(row["strat_fold"]) for row in rows}
     of_window = np.array([fold[str(name).rpartition("-")[0]] for name in whole.ids])
     masks = {"train": of_window <= 8, "validation": of_window == 9, "test": of_window == 10}
-    return pastille.Splits(**{name: some(whole, mask) for name, mask in masks.items()})
+    return pastille.Splits(
+        **{name: some(whole, mask) for name, mask in masks.items()}, preprocessing=PREPARED
+    )
 
 
 def by_patient(whole: pastille.Split, seed: int) -> pastille.Splits:
@@ -112,7 +118,10 @@ def by_patient(whole: pastille.Split, seed: int) -> pastille.Splits:
     ends = np.cumsum([round(share * len(patients)) for share in (TEST, VALIDATION)])
     test, validation, train = (np.isin(whole.subjects, part) for part in np.split(patients, ends))
     return pastille.Splits(
-        train=some(whole, train), validation=some(whole, validation), test=some(whole, test)
+        train=some(whole, train),
+        validation=some(whole, validation),
+        test=some(whole, test),
+        preprocessing=PREPARED,
     )
 
 

@@ -1,13 +1,16 @@
 """Diabetes 130-US: hospital encounters, and whether the patient came back."""
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 import pastille
+from pastille.data.rows import encode_rows, meant
 from pastille.errors import DataError
+from pastille.values import CategoryColumn, CodeRange, NumberColumn, TableEncoding
 
 HERE = Path(__file__).resolve().parent
 TABLE = "diabetic_data.csv"
@@ -18,8 +21,13 @@ MEASURED = ("time_in_hospital", "num_lab_procedures", "num_procedures", "num_med
 VISITS = ("number_outpatient", "number_emergency", "number_inpatient")
 DIAGNOSES = ("diag_1", "diag_2", "diag_3")
 NOT_ASKED = ("encounter_id", "patient_nbr", "weight", "readmitted")
-# The first code of each chapter of the ICD-9.
-CHAPTERS = (1, 140, 240, 280, 290, 320, 390, 460, 520, 580, 630, 680, 710, 740, 760, 780, 800)
+# The first code of each chapter of the ICD-9; diabetes, 250, is one of its own.
+STARTS = (0, 1, 140, 240, 280, 290, 320, 390, 460, 520, 580, 630, 680, 710, 740, 760, 780, 800, 10_000)
+CHAPTERS = (
+    CodeRange(value="diabetes", prefix="250"),
+    *(CodeRange(value=str(i), low=low, high=high) for i, (low, high) in enumerate(pairwise(STARTS))),
+    *(CodeRange(value=letter, prefix=letter) for letter in "EV"),
+)
 
 Row = Mapping[str, str]
 
@@ -38,11 +46,13 @@ def splits(folder: str = "diabetes", seed: int = 0, patients: int | None = None)
     ends = np.cumsum([round(share * len(shuffled)) for share in (TEST, VALIDATION)])
     of_patients = dict(zip(("test", "validation", "train"), np.split(shuffled, ends), strict=True))
     masks = {name: np.isin(owner, part) for name, part in of_patients.items()}
-    features = encoded(rows, masks["train"])
+    encoding = encoding_of(rows, masks["train"])
+    features = encode_rows(rows, encoding)
     once = np.zeros(len(rows), bool)  # some patients are alike in all that is asked
     once[np.unique(features, axis=0, return_index=True)[1]] = True
     return pastille.Splits(
-        **{name: some(rows, features, owner, np.flatnonzero(mask & once)) for name, mask in masks.items()}
+        **{name: some(rows, features, owner, np.flatnonzero(mask & once)) for name, mask in masks.items()},
+        preprocessing=pastille.Preprocessing(table=encoding),
     )
 
 
@@ -55,40 +65,45 @@ def table(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def encoded(rows: list[Row], train: np.ndarray) -> np.ndarray:
-    """What is known of each encounter as numbers, ``(N, F)`` float32; scales are those of train."""
+def encoding_of(rows: list[Row], train: np.ndarray) -> TableEncoding:
+    """What is known of each encounter as numbers; scales are those of train."""
+    ages = {age: decade(age) for age in sorted({row["age"] for row in rows})}
     numbers = np.array([[float(row[name]) for name in MEASURED] for row in rows])
     visits = np.log1p([[float(row[name]) for name in VISITS] for row in rows])
-    age = np.array([[decade(row["age"])] for row in rows])
-    scaled = np.concatenate([numbers, visits, age], axis=1)
-    scaled = (scaled - scaled[train].mean(axis=0)) / scaled[train].std(axis=0)
-    named = [name for name in rows[0] if name not in (*MEASURED, *VISITS, *NOT_ASKED, "age")]
-    columns = [one_hot(rows, name, chapter if name in DIAGNOSES else str) for name in named]
-    return np.concatenate([scaled, *columns], axis=1).astype(np.float32)
+    age = np.array([[ages[row["age"]]] for row in rows])
+    known = np.concatenate([numbers, visits, age], axis=1)
+    moments = (known[train].mean(axis=0).tolist(), known[train].std(axis=0).tolist())
+    scales = dict(zip((*MEASURED, *VISITS, "age"), zip(*moments, strict=True), strict=True))
+    named = [name for name in rows[0] if name not in (*scales, *NOT_ASKED)]
+    categories = [category(rows, name, CHAPTERS if name in DIAGNOSES else ()) for name in named]
+    columns = [
+        NumberColumn(
+            name=name,
+            mean=mean,
+            std=std,
+            scale="log1p" if name in VISITS else "linear",
+            codes=ages if name == "age" else {},
+        )
+        for name, (mean, std) in scales.items()
+    ]
+    return TableEncoding(columns=(*columns, *(column for column in categories if column.values)))
 
 
-def one_hot(rows: list[Row], name: str, meant: Callable[[str], str]) -> np.ndarray:
-    """A column of zeros and ones for each frequent value, ``(N, values)``; all zero if unknown or rare.
+def category(rows: list[Row], name: str, ranges: Sequence[CodeRange]) -> CategoryColumn:
+    """A column of zeros and ones for each frequent value; all zero if unknown or rare.
 
     Which values are frequent is counted over the whole table, so that every split has the same columns.
     """
-    column = np.array([meant(row[name]) for row in rows])
+    column = np.array([meant(row[name], ranges) for row in rows])
     values, counts = np.unique(column, return_counts=True)
-    frequent = values[(counts >= FREQUENT) & (values != "?")]
-    return column[:, None] == (frequent if len(frequent) > 1 else frequent[:0])
+    frequent = values[(counts >= FREQUENT) & (values != "?")].tolist()
+    kept = tuple(frequent) if len(frequent) > 1 else ()
+    return CategoryColumn(name=name, values=kept, ranges=tuple(ranges), others="zeros")
 
 
 def decade(age: str) -> float:
     """The middle of ``[70-80)``."""
     return float(age[1:].partition("-")[0]) + 5
-
-
-def chapter(code: str) -> str:
-    """Of the ICD-9; diabetes, 250, is one of its own."""
-    if code[:3] == "250":
-        return "diabetes"
-    number = code.partition(".")[0]
-    return str(np.searchsorted(CHAPTERS, int(number), "right")) if number.isdigit() else code[:1]
 
 
 def some(rows: list[Row], features: np.ndarray, owner: np.ndarray, kept: np.ndarray) -> pastille.Split:

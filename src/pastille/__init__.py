@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pastille.bundle import Bundle as Bundle
     from pastille.bundle import load_bundle as load_bundle
     from pastille.bundle import verify as verify
+    from pastille.client import AsyncClient as AsyncClient
+    from pastille.client import Client as Client
     from pastille.data.load import read_splits as read_splits
     from pastille.data.split import Split as Split
     from pastille.data.split import Splits as Splits
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
     from pastille.values import Verdict as Verdict
 
 _PLACES = {
+    "AsyncClient": ("pastille.client", "AsyncClient"),
     "Bundle": ("pastille.bundle", "Bundle"),
     "Cases": ("pastille.values", "Cases"),
+    "Client": ("pastille.client", "Client"),
     "CustomMetric": ("pastille.values", "CustomMetric"),
     "Distill": ("pastille.recipe", "Distill"),
     "Preprocessing": ("pastille.values", "Preprocessing"),
@@ -61,8 +65,10 @@ _PLACES = {
 }
 
 __all__ = [
+    "AsyncClient",
     "Bundle",
     "Cases",
+    "Client",
     "CustomMetric",
     "Distill",
     "Preprocessing",

@@ -194,5 +194,5 @@ def test_a_manifest_that_contradicts_itself(directory: Path, change: Any, messag
 def test_a_manifest_of_before(directory: Path) -> None:
     forge(directory, lambda value: value.update(schema=3))
     assert read_json(directory)["schema"] == 3
-    with pytest.raises(IntegrityError, match="has bundle schema 3, but this Pastille reads 4"):
+    with pytest.raises(IntegrityError, match="has bundle schema 3, but this Pastille reads 5"):
         verify(directory)

@@ -322,6 +322,6 @@ def test_the_manifest_says_on_which_cpus_a_variant_was_validated(tmp_path: Path)
 
 def test_manifest_is_json_for_other_tools(directory: Path) -> None:
     value = json.loads((directory / "manifest.json").read_text())
-    assert value["schema"] == 4
+    assert value["schema"] == 5
     assert value["variants"][0]["file"] == "models/int8.onnx"
     assert value["golden"]["cases"] == golden().cases

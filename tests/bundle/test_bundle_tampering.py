@@ -195,11 +195,11 @@ def test_path_that_leaves_the_bundle(directory: Path, path: str, place: str) -> 
         b"null",
         b"\xff\xfe",
         b"\xef\xbb\xbf{}",
-        b'{"schema": 4}',
-        b'{"schema": 4, "name": NaN}',
+        b'{"schema": 5}',
+        b'{"schema": 5, "name": NaN}',
         b"[" * 200_000,
-        b'{"schema":4,"requirements":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
-        b'{"schema":4,"requirements":' + b'{"a":' * 300 + b"1" + b"}" * 301,
+        b'{"schema":5,"requirements":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
+        b'{"schema":5,"requirements":' + b'{"a":' * 300 + b"1" + b"}" * 301,
         b"1" * 5000,
         b'{"schema": "\\ud800"}',
         bytes(range(256)) * 100,
@@ -216,11 +216,11 @@ def test_oversized_manifest(directory: Path) -> None:
     assert "manifest.json must be at most 4194304 bytes" in refusal(directory)
 
 
-@pytest.mark.parametrize("schema", [0, 1, 3, 5, "4", None, [1], 1e400, {}])
+@pytest.mark.parametrize("schema", [0, 1, 4, 6, "5", None, [1], 1e400, {}])
 def test_other_schema(directory: Path, schema: object) -> None:
     forge(directory, lambda value: value.update(schema=schema))
     message = refusal(directory)
-    assert "this Pastille reads 4; use the version of Pastille that wrote it" in message
+    assert "this Pastille reads 5; use the version of Pastille that wrote it" in message
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ COMMANDS = [
     "profile",
     "bench",
     "power",
+    "predict",
     "quantize",
     "scan",
     "validate",

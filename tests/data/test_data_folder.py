@@ -115,7 +115,7 @@ def unknown_split(root: Path) -> None:
             "pets/foxes is not a known label or split; did you mean 'fox'? allowed: cat, dog, fox",
         ),
         (no_folder, "pets has no folder for label 'fox'; it must have one for each of: cat, dog, fox"),
-        (no_images, "pets/fox holds no images; endings: .bmp .jpeg .jpg .png"),
+        (no_images, "pets/fox holds no images; endings: .bmp .dcm .jpeg .jpg .png"),
         (nested, "pets/dog, but it holds the folder 'more'"),
         (no_validation, "pets must have one folder validation or val beside its other splits, got 0"),
         (two_validations, "pets must have one folder validation or val beside its other splits, got 2"),

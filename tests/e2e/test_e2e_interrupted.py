@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import PASTILLE, Forked
 
 from pastille.record import BundleWritten, Resumed, StageFinished, read_record
 
@@ -33,22 +33,17 @@ main()
 """
 
 
-def pastille(project: Path, *options: str, killed: tuple[str, int] | None = None) -> subprocess.Popen[str]:
-    start = [sys.executable, "-c", KILLER, killed[0], str(killed[1])] if killed else []
-    command = [*(start or [sys.executable, "-m", "pastille"]), "run", str(project / "recipe.yaml"), *options]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell starts what it runs in the background with SIGINT ignored, the tests included.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+def pastille(
+    project: Path, *options: str, killed: tuple[str, int] | None = None, file_bytes: int | None = None
+) -> Forked:
+    arguments = ["run", str(project / "recipe.yaml"), *options]
+    if killed:
+        return Forked(KILLER, killed[0], str(killed[1]), *arguments)
+    return Forked(PASTILLE, *arguments, file_bytes=file_bytes)
 
 
-def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+def finished(process: Forked) -> tuple[int, str, str]:
+    return process.finished()
 
 
 def hashes(run: Path) -> dict[str, bytes]:
@@ -67,10 +62,11 @@ def only_run(project: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(new_project: Callable[[], Path]) -> Path:
-    """A project whose run was not interrupted."""
+    """A project whose run was not interrupted, by an interpreter of its own."""
     base = new_project()
-    code, _, err = finished(pastille(base, "-q"))
-    assert code == 0, err
+    command = [sys.executable, "-m", "pastille", "run", str(base / "recipe.yaml"), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
     return base
 
 
@@ -111,7 +107,7 @@ def test_killed_while_it_works(project: Path, reference: dict[str, bytes], delay
     while not folder.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(delay)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     finished(process)
     code, _, err = finished(pastille(project, "-q", "--resume"))
     assert code == 0, err
@@ -132,13 +128,8 @@ def test_ctrl_c_is_one_line_and_can_be_resumed(project: Path, reference: dict[st
 
 
 def test_a_full_disk_is_one_line_and_earlier_stages_stay(project: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pastille", "run", str(project / "recipe.yaml"), "-q"],
-        stderr=subprocess.PIPE,
-        text=True,
-        # What a full disk does to one file: every write past the limit fails.
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000)),
-    )
+    # What a full disk does to one file: every write past the limit fails.
+    process = pastille(project, "-q", file_bytes=9_000)
     code, _, err = finished(process)
     assert code == 1
     assert len(err.splitlines()) == 1

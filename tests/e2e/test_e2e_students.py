@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from forked import Forked
 
 import pastille
 from pastille.pruning.architecture import PLAN
@@ -79,10 +78,8 @@ def test_killed_runs_end_as_one_that_was_not(base: Path) -> None:
     assert all(event.kept for event in whole.record.all(StageFinished))
     whole.directory.rename(base / "whole")
     for moment, code in {"after distill": -signal.SIGKILL, "after a step": -signal.SIGKILL, "": 0}.items():
-        done = subprocess.run(
-            [sys.executable, "-c", RUNS, moment, str(base)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stderr[-2000:]
+        ended, _, err = Forked(RUNS, moment, str(base)).finished()
+        assert ended == code, err[-2000:]
     (again,) = (base / "runs/tiny").iterdir()
     assert len(read_record(again / "run.json").all(Resumed)) == 2
     assert files_of(again) == files_of(base / "whole")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pastille.stats.bootstrap import bca_of_sums, resample_sums
 from pastille.stats.clusters import effective_cases, has_repeats
-from pastille.stats.proportions import tango, wilson
+from pastille.stats.proportions import tango_upper, wilson
 
 LIMIT = 0.02
 
@@ -19,10 +19,12 @@ def _changes(rng: np.random.Generator, subjects: np.ndarray, wrong: float, right
     return np.where(u < wrong, 1, np.where(u < wrong + right, -1, 0))
 
 
-def _upper(change: np.ndarray, subjects: np.ndarray) -> float:
-    worth = effective_cases(change, subjects, rare=change != 0, confidence=0.95)
-    shrink = worth / len(change)
-    return tango((change == 1).sum() * shrink, (change == -1).sum() * shrink, worth, 0.95).high
+def _uppers(changes: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Upper ends for many runs ``(runs, N)`` at once: one by one they take ten times as long."""
+    worth = np.array([effective_cases(row, subjects, rare=row != 0, confidence=0.95) for row in changes])
+    shrink = worth / changes.shape[1]
+    wrong, right = ((changes == way).sum(axis=1) * shrink for way in (1, -1))
+    return tango_upper(wrong, right, worth, 0.95)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +34,8 @@ def test_at_a_drop_equal_to_the_limit_few_are_approved(count: int, each: int, ex
     rng = np.random.default_rng(30)
     subjects = np.repeat(np.arange(count), each)
     runs = 2000
-    uppers = [_upper(_changes(rng, subjects, LIMIT + extra, extra), subjects) for _ in range(runs)]
-    assert np.mean(np.array(uppers) <= LIMIT) <= 0.025 + 2.6 * np.sqrt(0.025 * 0.975 / runs)
+    changes = np.array([_changes(rng, subjects, LIMIT + extra, extra) for _ in range(runs)])
+    assert np.mean(_uppers(changes, subjects) <= LIMIT) <= 0.025 + 2.6 * np.sqrt(0.025 * 0.975 / runs)
 
 
 def test_why_no_bootstrap_by_subject_decides_on_shares() -> None:

@@ -66,7 +66,7 @@ class Bundle:
         outputs = self.session(batch)[self.manifest.output.name]
         if not np.isfinite(outputs).all():
             raise InferenceError(f"{self.variant} of bundle {self.manifest.name} gave NaN or infinity")
-        return _answer(outputs, self.manifest, self.variant)
+        return answer_of(outputs, self.manifest, self.variant)
 
 
 def load_bundle(path: str | Path, *, verify: bool = True, threads: int = 1) -> Bundle:
@@ -118,7 +118,17 @@ def _bundle(directory: Path, manifest: Manifest, variant: Variant, session: Sess
     )
 
 
-def _answer(outputs: np.ndarray, manifest: Manifest, variant: VariantName) -> Answer:
+def answer_of(outputs: np.ndarray, manifest: Manifest, variant: VariantName) -> Answer:
+    """What raw outputs say, by the labels, scale and threshold of a bundle.
+
+    Args:
+        outputs: ``(N, ...)``, as the model gave them, finite.
+        manifest: Of the bundle.
+        variant: Which of its models gave them.
+
+    Raises:
+        ValueError: They do not fit the bundle's kind of task, or are not finite.
+    """
     if manifest.kind not in DECIDING:
         return Answer(outputs=outputs, probabilities=None, decisions=(), variant=variant)
     logits = to_logits(manifest.kind, outputs, manifest.outputs)

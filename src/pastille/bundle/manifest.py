@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from pastille.bundle.preparing import preparation_problems
 from pastille.errors import IntegrityError
 from pastille.files import read_bounded
 from pastille.runtime.packed import SUFFIX
@@ -27,6 +28,7 @@ from pastille.values import (
     Latency,
     ModelPrecision,
     Preprocessing,
+    Reference,
     Status,
     TensorSpec,
     Validation,
@@ -35,8 +37,9 @@ from pastille.values import (
     to_json,
 )
 
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST = "manifest.json"
+PREPROCESSING = "preprocessing"  # folder of the files that the preprocessing needs
 MAX_MANIFEST_BYTES = 4 << 20
 REMEDY = "fetch the bundle again or write it anew"
 
@@ -132,7 +135,8 @@ class Manifest:
     variants: tuple[Variant, ...]
     golden: GoldenFile
     golden_source: GoldenSource  # "validation": the cases are real inputs, perhaps of patients
-    files: Mapping[str, FileEntry]  # every other file: evidence
+    reference: Reference | None  # what validation saw; None: nothing to hold requests against
+    files: Mapping[str, FileEntry]  # every other file: evidence, and what the preprocessing needs
 
     @property
     def positive_class(self) -> int:
@@ -272,6 +276,10 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _variant_problems(manifest)
     yield from _file_problems(manifest)
     yield from _label_problems(manifest)
+    if manifest.preprocessing is not None:
+        start = f"{PREPROCESSING}/"
+        files = {f.removeprefix(start): e.sha256 for f, e in manifest.files.items() if f.startswith(start)}
+        yield from preparation_problems(manifest.preprocessing, manifest.inputs, files)
     for threshold in (manifest.threshold, *map(manifest.threshold_of, manifest.variants)):
         if not 0 <= threshold <= 1:
             yield f"threshold must be in [0, 1], got {threshold}"

@@ -15,6 +15,7 @@ from pastille.errors import InferenceError, IntegrityError
 from pastille.files import sha256_file
 from pastille.progress import SILENT, Progress
 from pastille.runtime import UNKNOWN_DIM, Session, check_self_contained, load
+from pastille.runtime.onnxruntime import OnnxRuntimeSession
 from pastille.values import TensorSpec
 
 MAX_FILE_BYTES = 2 << 30  # protobuf's own limit for a model
@@ -84,14 +85,33 @@ def check_layout(directory: Path, manifest: Manifest) -> Passed:
         IntegrityError: A file is missing, no plain file, of another size, or not listed.
     """
     listed = entries(manifest)
+    check_strays(directory, manifest)
+    for file, entry in listed.items():
+        _check_size(directory / file, entry)
+    return Passed(what="files", detail=f"{len(listed)} as listed, none beside them")
+
+
+def check_strays(directory: Path, manifest: Manifest) -> None:
+    """Make sure that the bundle holds nothing that its manifest does not list.
+
+    Raises:
+        IntegrityError: Something does not belong there, or a folder cannot be read.
+    """
     try:
-        for stray in _strays(directory, [*listed, MANIFEST]):
+        for stray in _strays(directory, [*entries(manifest), MANIFEST]):
             raise IntegrityError(f"{_printable(directory / stray)} does not belong to the bundle; remove it")
-        for file, entry in listed.items():
-            _check_size(directory / file, entry)
     except OSError as error:
         raise IntegrityError(f"cannot read {error.filename or directory}: {error.strerror}") from None
-    return Passed(what="files", detail=f"{len(listed)} as listed, none beside them")
+
+
+def check_file(path: Path, entry: FileEntry) -> None:
+    """Hold one file against what the manifest says of it: its size, then its SHA-256.
+
+    Raises:
+        IntegrityError: It is missing, differs, or cannot be read.
+    """
+    _check_size(path, entry)
+    _check_hash(path, entry)
 
 
 def _strays(directory: Path, listed: list[str]) -> Iterator[str]:
@@ -118,6 +138,8 @@ def _check_size(path: Path, entry: FileEntry) -> None:
         found = path.lstat()
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; {REMEDY}") from None
+    except OSError as error:
+        raise IntegrityError(f"cannot read {path}: {error.strerror}") from None
     if found.st_size != entry.size_bytes:
         raise IntegrityError(
             f"{path} must have {entry.size_bytes} bytes, but has {found.st_size}; it was changed; {REMEDY}"
@@ -134,18 +156,21 @@ def check_hashes(directory: Path, manifest: Manifest, progress: Progress = SILEN
     """
     listed = entries(manifest)
     for file, entry in progress.track(listed.items(), what="hashing", total=len(listed)):
-        path = directory / file
-        try:
-            found = sha256_file(path)
-        except OSError as error:
-            raise IntegrityError(f"cannot read {path}: {error.strerror}") from None
-        if found != entry.sha256:
-            raise IntegrityError(
-                f"{path} was changed: its SHA-256 is {found[:12]}…, but {MANIFEST} says "
-                f"{entry.sha256[:12]}…; {REMEDY}"
-            )
+        _check_hash(directory / file, entry)
     size = sum(entry.size_bytes for entry in listed.values())
     return Passed(what="hashes", detail=f"SHA-256 of {len(listed)} files, {size} bytes")
+
+
+def _check_hash(path: Path, entry: FileEntry) -> None:
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        raise IntegrityError(f"cannot read {path}: {error.strerror}") from None
+    if found != entry.sha256:
+        raise IntegrityError(
+            f"{path} was changed: its SHA-256 is {found[:12]}…, but {MANIFEST} says "
+            f"{entry.sha256[:12]}…; {REMEDY}"
+        )
 
 
 def check_models(directory: Path, manifest: Manifest) -> Passed:
@@ -184,8 +209,17 @@ def golden_of(directory: Path, manifest: Manifest) -> Golden:
     return golden
 
 
-def open_variant(directory: Path, manifest: Manifest, variant: Variant, *, threads: int) -> Session:
+def open_variant(
+    directory: Path, manifest: Manifest, variant: Variant, *, threads: int, lean: bool = False
+) -> OnnxRuntimeSession:
     """Load one model of a bundle, and hold its inputs and outputs against the manifest.
+
+    Args:
+        directory: The bundle; the hash of the variant's file was compared.
+        manifest: Its manifest.
+        variant: Which one.
+        threads: That one call may use.
+        lean: Give memory back after each call.
 
     Raises:
         IntegrityError: The runtime does not take it, or it takes other inputs than the manifest says.
@@ -193,7 +227,7 @@ def open_variant(directory: Path, manifest: Manifest, variant: Variant, *, threa
     path = directory / variant.file
     try:
         with onnx_file(directory, variant) as file:
-            session = load(file, threads=threads)
+            session = load(file, threads=threads, lean=lean)
     except InferenceError as error:
         raise IntegrityError(f"{path} cannot be loaded by {variant.runtime}: {error}; {REMEDY}") from error
     outputs = [spec for spec in session.outputs if spec.name == manifest.output.name]

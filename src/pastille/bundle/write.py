@@ -12,7 +12,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from pastille.bundle.golden import Golden, golden_bytes
 from pastille.bundle.manifest import (
     MANIFEST,
+    PREPROCESSING,
     FileEntry,
     GoldenFile,
     GoldenSource,
@@ -41,6 +42,7 @@ from pastille.values import (
     Latency,
     ModelPrecision,
     Preprocessing,
+    Reference,
     Status,
     TensorSpec,
     Validation,
@@ -48,7 +50,7 @@ from pastille.values import (
 )
 
 GOLDEN_FILE = "golden/cases.npz"
-FOLDERS = ("models", "golden", "evidence")
+FOLDERS = ("models", "golden", "evidence", PREPROCESSING)
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -90,6 +92,8 @@ class BundleParts:
     golden_source: GoldenSource
     evidence: Mapping[str, bytes]  # file name under evidence/ -> its bytes, e.g. {"run.json": …}
     outputs: OutputScale = "logits"
+    reference: Reference | None = None
+    preparation: Mapping[str, bytes] = field(default_factory=dict)  # file name under preprocessing/ -> bytes
 
 
 def write_bundle(directory: Path, parts: BundleParts) -> Manifest:
@@ -128,9 +132,10 @@ def write_bundle(directory: Path, parts: BundleParts) -> Manifest:
 
 
 def _check_parts(parts: BundleParts) -> None:
-    odd = [name for name in parts.evidence if "/" in name or not is_safe_path(name)]
-    if odd:
-        raise ValueError(f"evidence must be named by plain file names, got {odd}")
+    for what, files in {"evidence": parts.evidence, "preparation": parts.preparation}.items():
+        odd = [name for name in files if "/" in name or not is_safe_path(name)]
+        if odd:
+            raise ValueError(f"{what} must be named by plain file names, got {odd}")
     variants = sorted(v.name for v in parts.variants)
     if sorted(parts.golden.outputs) != variants:
         raise ValueError(
@@ -162,8 +167,9 @@ def _fill(draft: Path, parts: BundleParts) -> Manifest:
     draft.mkdir()
     variants = tuple(_add_variant(draft, part) for part in parts.variants)
     golden = _add(draft, GOLDEN_FILE, _writing(golden_bytes(parts.golden)))
-    evidence = {f"evidence/{name}": data for name, data in sorted(parts.evidence.items())}
-    files = {file: _add(draft, file, _writing(data)) for file, data in evidence.items()}
+    others = {f"evidence/{name}": data for name, data in sorted(parts.evidence.items())}
+    others |= {f"{PREPROCESSING}/{name}": data for name, data in sorted(parts.preparation.items())}
+    files = {file: _add(draft, file, _writing(data)) for file, data in others.items()}
     manifest = _manifest(parts, variants, golden, files)
     _add(draft, MANIFEST, _writing(manifest_bytes(manifest)))
     for folder in (draft, *(draft / name for name in FOLDERS)):
@@ -246,6 +252,7 @@ def _manifest(
                 cases=parts.golden.cases,
             ),
             golden_source=parts.golden_source,
+            reference=parts.reference,
             files=files,
         )
     )

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from pastille.cli.console import out, progress, reports_errors, show_json, strangers_aside
 from pastille.cli.options import AsJson, Leakage, Overrides, Quiet, RecipePath, examples
-from pastille.report.text import drop, drop_span
-from pastille.values import LeftOut
-from pastille.vocabulary import spoken
 
 if TYPE_CHECKING:
     from pastille.runner.ablation import Ablation
+    from pastille.values import LeftOut
 
 EPILOG = examples("pastille ablate recipe.yaml", "pastille ablate recipe.yaml --json")
 
@@ -58,6 +56,8 @@ def ablation_json(found: Ablation) -> dict[str, Any]:
 
 def show_ablation(found: Ablation) -> None:
     """A row for the whole plan and for each stage that was left out."""
+    from pastille.vocabulary import spoken
+
     head = ("without", spoken(found.rows[0].metric), "worse by", "size", "speed", "on validation")
     rows = [head, *(_cells(row) for row in found.rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -89,5 +89,7 @@ def _cells(row: LeftOut) -> tuple[str, ...]:
 
 def _worse(row: LeftOut) -> str:
     """How much worse the result is without the stage, with its interval."""
+    from pastille.report.text import drop, drop_span
+
     span = drop_span(row.metric, row.interval)
     return drop(row.metric, row.worse) + (f" ({span})" if span else "")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pastille.cli import ablate, quantize, scan, triton
+from pastille.cli import ablate, audit, predict, quantize, scan, serve, triton
 from pastille.cli.console import fail, out, progress, reports_errors, show_json, strangers_aside
 from pastille.cli.options import (
     EXIT_CODES,
@@ -206,10 +206,22 @@ def bench(
 app.command(epilog=ablate.EPILOG)(ablate.ablate)
 
 
+app.add_typer(audit.app, name="audit")
+
+
+app.command(epilog=predict.EPILOG)(predict.predict)
+
+
 app.command(epilog=quantize.EPILOG)(quantize.quantize)
 
 
 app.command(epilog=scan.EPILOG)(scan.scan)
+
+
+app.command(epilog=serve.EPILOG)(serve.serve)
+
+
+app.command(epilog=serve.TOKEN_EPILOG)(serve.token)
 
 
 app.command(epilog=triton.EPILOG)(triton.triton)

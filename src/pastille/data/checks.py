@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from pastille.data.ids import at, called
 from pastille.data.split import Split, Splits
 from pastille.data.splitting import presence
 from pastille.errors import DataError
-from pastille.recipe import TaskSection
 from pastille.values import SplitName
+
+if TYPE_CHECKING:  # a server prepares inputs without recipes, which take a third of its start
+    from pastille.recipe import TaskSection
 
 
 def require_finite(array: np.ndarray, *, name: str, where: str) -> None:
@@ -81,6 +83,7 @@ def check_shape(targets: np.ndarray, task: TaskSection, *, what: str) -> None:
         DataError: Names the shape that is allowed.
 
     Example:
+        >>> from pastille.recipe import TaskSection
         >>> task = TaskSection(kind="multilabel", labels=["nodule", "effusion"])
         >>> check_shape(np.zeros((5, 3)), task, what="targets of train")
         Traceback (most recent call last):

@@ -50,7 +50,12 @@ def image_splits(
         name: columns.split(parts[name], inputs.with_normalization(normalization))
         for name, inputs in images.items()
     }
-    return Splits(**splits, preprocessing=Preprocessing(image=decoding, normalization=normalization))
+    return Splits(
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+        preprocessing=Preprocessing(image=decoding, normalization=normalization),
+    )
 
 
 def _at(paths: Sequence[Path], rows: np.ndarray) -> list[Path]:

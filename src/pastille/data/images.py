@@ -11,13 +11,16 @@ from typing import Final, Literal, final, overload
 import numpy as np
 from PIL import Image, ImageOps
 
+from pastille.data.dicom import read_dicom
+from pastille.data.dicom_file import MAX_BYTES, is_dicom
 from pastille.data.normalize import normalized
-from pastille.errors import DataError
+from pastille.errors import DataError, PastilleError
+from pastille.files import read_bounded
 from pastille.references import one_line
 from pastille.values import ImageDecoding, Normalization
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
 MAX_PIXELS = 64 << 20  # of one file, read from its header before anything is decoded
 MAX_SIDE = 4096  # of the array that is asked for
 MAX_CACHE_BYTES = 1 << 30
@@ -51,10 +54,10 @@ def decode_image(
     """Turn an image file into what the model is fed. The server decodes requests with this function.
 
     Orientation (EXIF) is applied, then grey or RGB, then the resize (antialiased), then ``/ 255``, then
-    ``(x - mean) / std``.
+    ``(x - mean) / std``. A DICOM file is windowed to 8 bits before all that, see `read_dicom`.
 
     Args:
-        data: The file's bytes, or where it lies; PNG, JPEG, BMP, TIFF or WEBP.
+        data: The file's bytes, or where it lies; PNG, JPEG, BMP, TIFF, WEBP or DICOM.
         decoding: Size and channels of the result.
         normalization: One mean and one standard deviation per channel, or None.
 
@@ -63,7 +66,7 @@ def decode_image(
 
     Raises:
         DataError: It is missing, no image, truncated, has more than `MAX_PIXELS` pixels, several frames,
-            or 16-bit or float pixels.
+            or (if it is not DICOM) 16-bit or float pixels.
 
     Example:
         >>> file = io.BytesIO()
@@ -72,7 +75,7 @@ def decode_image(
         array([[[1., 1.],
                 [1., 1.]]], dtype=float32)
     """
-    return normalized(_scaled(decode_pixels(data, decoding)), normalization)
+    return normalized(scaled(decode_pixels(data, decoding)), normalization)
 
 
 def decode_pixels(data: bytes | Path, decoding: ImageDecoding) -> np.ndarray:
@@ -84,17 +87,53 @@ def decode_pixels(data: bytes | Path, decoding: ImageDecoding) -> np.ndarray:
     Raises:
         DataError: As `decode_image`.
     """
+    return noted_pixels(data, decoding)[0]
+
+
+def noted_pixels(
+    data: bytes | Path, decoding: ImageDecoding, *, limit: int | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `decode_pixels`, with what should be known of the result: a DICOM file may lack its window.
+
+    Args:
+        data: The file's bytes, or where it lies.
+        decoding: Size and channels of the result.
+        limit: Pixels that a file may have, `MAX_PIXELS` if None; of DICOM, a limit of its own holds.
+
+    Returns:
+        ``(C, H, W)`` uint8, and warnings.
+
+    Raises:
+        DataError: As `decode_image`.
+    """
+    if isinstance(data, Path) and data.suffix.lower() == ".dcm":
+        return _dicom_file(data, decoding)
+    if isinstance(data, bytes) and is_dicom(data):
+        image, warnings = read_dicom(data)
+        return _resized(image, decoding), warnings
+    return _decoded(data, decoding, MAX_PIXELS if limit is None else limit), ()
+
+
+def _dicom_file(path: Path, decoding: ImageDecoding) -> tuple[np.ndarray, tuple[str, ...]]:
+    try:
+        image, warnings = read_dicom(read_bounded(path, MAX_BYTES, what="DICOM file"))
+    except PastilleError as error:
+        raise DataError(f"image {path}: {error}") from None
+    return _resized(image, decoding), warnings
+
+
+def _decoded(data: bytes | Path, decoding: ImageDecoding, limit: int) -> np.ndarray:
     what = f"image {data}" if isinstance(data, Path) else f"image of {len(data)} bytes"
     source = data if isinstance(data, Path) else io.BytesIO(data)
     try:
         with Image.open(source, formats=FORMATS) as image:
-            _require_decodable(image, what)
+            _require_decodable(image, what, limit)
             return _resized(image, decoding)
     except DataError:
         raise
     except _BOMBS as error:
         size = str(error).partition(" exceeds")[0]
-        raise DataError(f"{what} is too large: {size}; at most {MAX_PIXELS} pixels are decoded") from None
+        raise DataError(f"{what} is too large: {size}; at most {limit} pixels are decoded") from None
     except FileNotFoundError:
         raise DataError(f"{what} is missing") from None
     except Exception as error:  # Pillow's decoders fail on hostile files with errors of every type
@@ -104,11 +143,11 @@ def decode_pixels(data: bytes | Path, decoding: ImageDecoding) -> np.ndarray:
         ) from None
 
 
-def _require_decodable(image: Image.Image, what: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
+def _require_decodable(image: Image.Image, what: str, limit: int) -> None:
+    if image.width * image.height > limit:
         raise DataError(
             f"{what} is too large: {image.width} x {image.height} is {image.width * image.height} pixels; "
-            f"at most {MAX_PIXELS} pixels are decoded"
+            f"at most {limit} pixels are decoded"
         )
     # 16-bit and float pixels need a window, which only the user knows; Pillow would clip them at 255.
     if image.mode.startswith(("I", "F")):
@@ -130,7 +169,8 @@ def _resized(image: Image.Image, decoding: ImageDecoding) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (C, H, W)
 
 
-def _scaled(pixels: np.ndarray) -> np.ndarray:
+def scaled(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of 8 bits on [0, 1], float32."""
     return pixels.astype(np.float32) / np.float32(255)
 
 
@@ -218,7 +258,7 @@ class Images(Sequence[np.ndarray]):
         """
         if isinstance(index, slice):
             return Images(self.paths[index], self.decoding, self.normalization, cache=self.cache)
-        return normalized(_scaled(self._pixels(self.paths[index])), self.normalization)
+        return normalized(scaled(self._pixels(self.paths[index])), self.normalization)
 
     def with_normalization(self, normalization: Normalization | None) -> Images:
         """The same images, sharing the cache, normalized otherwise."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +13,10 @@ from pastille.data.ids import at
 from pastille.data.split import Inputs, batches
 from pastille.errors import DataError
 from pastille.progress import Progress
-from pastille.recipe import Norm, Normalize
 from pastille.values import Normalization
+
+if TYPE_CHECKING:  # a server prepares inputs without recipes, which take a third of its start
+    from pastille.recipe import Normalize
 
 # Of ImageNet's train split, RGB in [0, 1]: what torchvision's and most of timm's models were trained with.
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -70,9 +73,9 @@ def normalization_for(
         return None
     if asked == "auto":
         return measure_normalization(train, progress=progress, ids=ids)
-    if isinstance(asked, Norm):
-        return _fitting(Normalization(mean=tuple(asked.mean), std=tuple(asked.std)), channels)
-    return _fitting(IMAGENET, channels)
+    if asked == "imagenet":
+        return _fitting(IMAGENET, channels)
+    return _fitting(Normalization(mean=tuple(asked.mean), std=tuple(asked.std)), channels)
 
 
 def _fitting(normalization: Normalization, channels: int) -> Normalization:

@@ -152,7 +152,9 @@ def read_npz(section: NpzData, task: TaskSection, *, base: Path, seed: int, prog
         for name, rows in inputs.items()
     }
     preprocessing = None if normalization is None else Preprocessing(normalization=normalization)
-    return Splits(**split, preprocessing=preprocessing)
+    return Splits(
+        train=split["train"], validation=split["validation"], test=split["test"], preprocessing=preprocessing
+    )
 
 
 def load_archive(path: Path, names: Sequence[str], *, limit: int = MAX_NPZ_BYTES) -> Archive:

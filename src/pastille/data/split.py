@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -79,12 +80,21 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """What a user's data callable returns: three splits, and what prepared their inputs."""
+    """What a user's data callable returns: three splits, and what prepared their inputs.
+
+    Attributes:
+        train: What is learned from.
+        validation: What every choice is made on.
+        test: Opened once.
+        preprocessing: What turned raw inputs into those of the splits; a server does the same.
+        files: That it needs, by name, e.g. ``{"tokenizer.json": path}``; the bundle will hold them.
+    """
 
     train: Split
     validation: Split
     test: Split
     preprocessing: Preprocessing | None = None
+    files: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
 
     def __iter__(self) -> Iterator[tuple[SplitName, Split]]:
         for name in SPLIT_NAMES:

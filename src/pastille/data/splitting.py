@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from pastille.data.split import SPLIT_NAMES
 from pastille.errors import DataError
-from pastille.recipe import Fractions
 from pastille.values import Kind, SplitName
+
+if TYPE_CHECKING:  # a bundle is opened with `stratification` alone: recipes take a third of its start
+    from pastille.recipe import Fractions
 
 QUANTILE_BINS = 10
 _LEAST_PER_BIN = 10
@@ -119,6 +121,7 @@ def split_indices(
         DataError: There are fewer than three subjects.
 
     Example:
+        >>> from pastille.recipe import Fractions
         >>> halves = Fractions(validation=0.25, test=0.25)
         >>> parts = split_indices(8, labels=None, fractions=halves, subjects=None, seed=0)
         >>> {name: len(indices) for name, indices in parts.items()}

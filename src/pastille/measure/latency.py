@@ -198,8 +198,7 @@ def _fewest_for_median(confidence: float) -> int:
 @contextmanager
 def _gc_paused() -> Iterator[None]:
     was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
+    gc.disable()  # without collecting first: with torch imported that takes longer than many a timing
     try:
         yield
     finally:

@@ -148,6 +148,7 @@ def _preparation(preprocessing: Preprocessing | None) -> str:
     if preprocessing.image:
         image = preprocessing.image
         steps.append(f"decode to {image.channels} × {image.height} × {image.width}, {image.resize} resize")
+    steps += _decoded(preprocessing)
     if preprocessing.normalization:
         mean, std = (
             ", ".join(f"{x:.4g}" for x in values[:8])
@@ -155,6 +156,20 @@ def _preparation(preprocessing: Preprocessing | None) -> str:
         )
         steps.append(f"(x − mean) / std with mean {mean} and std {std}")
     return "; ".join(steps) or "nothing: inputs are fed as they are"
+
+
+def _decoded(preprocessing: Preprocessing) -> Iterator[str]:
+    if preprocessing.signal:
+        signal = preprocessing.signal
+        yield (
+            f"windows of {signal.samples} samples of {len(signal.channels)} channels at {signal.rate_hz:g} "
+            f"per second, in {text.clean(signal.unit, 20)}"
+        )
+    if preprocessing.table:
+        yield f"{len(preprocessing.table.columns)} columns of a row, encoded"
+    if preprocessing.text:
+        name = text.clean(preprocessing.text.tokenizer, 60)
+        yield f"{preprocessing.text.length} tokens by {name}"
 
 
 def origin(run: Account, record: Record) -> Origin:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +20,14 @@ from pastille.bundle import (
     write_bundle,
 )
 from pastille.data.split import Inputs, collate
+from pastille.distillation.care import MIN_GROUP
 from pastille.errors import StageError
 from pastille.export.onnx import OUTPUT
 from pastille.gates import judge_int8_share, judge_latency, judge_size, verdict
 from pastille.gates.findings import Findings
 from pastille.gates.judge import judge_answers
 from pastille.measure.latency import compare
+from pastille.measure.reference import input_reference, looked_at, variant_reference
 from pastille.openings import LEDGER, Opening, earlier_looks, record_opening, sketch
 from pastille.progress import Progress
 from pastille.recipe import step_name
@@ -40,7 +42,7 @@ from pastille.stats.metrics import score
 from pastille.stats.scale import to_logits
 from pastille.task import Task
 from pastille.validation import read_answers
-from pastille.values import Check, Profile, Speedup, Status, TensorSpec, Verdict, to_json
+from pastille.values import Check, Profile, Reference, Speedup, Status, TensorSpec, Verdict, to_json
 
 FINAL, BUNDLE = "final", "bundle"
 
@@ -275,10 +277,32 @@ def seal(
         golden=_golden(candidates, task),
         golden_source=task.recipe.golden,
         evidence=evidence,
+        reference=_reference(candidates, task),
+        preparation={name: path.read_bytes() for name, path in task.splits.files.items()},
     )
     for _ in progress.track(range(1), what="sealing the bundle"):
         manifest = write_bundle(directory, parts)
     journal.append(BundleWritten(path=BUNDLE, content=manifest.content))
+
+
+def _reference(candidates: Mapping[VariantName, Candidate], task: Task) -> Reference:
+    """From validation, which every choice was made on; the test split is not opened for it."""
+    split, cases, asked = task.splits.validation, task.cases["validation"], task.recipe.requirements.fairness
+    found = (
+        variant_reference(
+            name,
+            candidate.stated,
+            cases,
+            threshold=cases.threshold if candidate.threshold is None else candidate.threshold,
+            min_group=MIN_GROUP if asked is None else asked.min_group,
+        )
+        for name, candidate in candidates.items()
+    )
+    return Reference(
+        cases=len(looked_at(split.n)),
+        inputs=input_reference(split.inputs),
+        variants=tuple(variant for variant in found if variant is not None),
+    )
 
 
 def _variants(kept: Candidate, baseline: Candidate) -> dict[VariantName, Candidate]:

@@ -32,6 +32,20 @@ _DTYPES: Final = {
 
 
 @final
+class Stop:
+    """Ends one call of a session from another thread."""
+
+    __slots__ = ("options",)
+
+    def __init__(self) -> None:
+        self.options = _onnxruntime().RunOptions()
+
+    def set(self) -> None:
+        """Make the call fail at its next operator; one operator that hangs is not reached."""
+        self.options.terminate = True
+
+
+@final
 @dataclass(frozen=True, kw_only=True)
 class OnnxRuntimeSession:
     """A `Session` of ONNX Runtime."""
@@ -43,10 +57,12 @@ class OnnxRuntimeSession:
     threads: int
     handle: Any  # onnxruntime.InferenceSession
 
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answer one batch; see `Session`."""
+    def __call__(
+        self, inputs: Mapping[str, np.ndarray], *, stop: Stop | None = None
+    ) -> dict[str, np.ndarray]:
+        """Answer one batch, unless it is stopped; see `Session`."""
         try:
-            answers = self.handle.run(None, inputs)
+            answers = self.handle.run(None, inputs, stop and stop.options)
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise InferenceError(f"{self.file} cannot run: {reason(error)}") from error
         return {spec.name: answer for spec, answer in zip(self.outputs, answers, strict=True)}
@@ -72,7 +88,7 @@ class OnnxRuntime:
 ONNXRUNTIME: Final = OnnxRuntime()
 
 
-def load(path: Path, *, threads: int = 1) -> Session:
+def load(path: Path, *, threads: int = 1, lean: bool = False) -> OnnxRuntimeSession:
     """Make an ONNX file ready to be called on the CPU.
 
     Threads do not spin while they wait: a spinning one steals the core from whatever else runs there.
@@ -80,6 +96,7 @@ def load(path: Path, *, threads: int = 1) -> Session:
     Args:
         path: The file; see `check_self_contained` for what is refused.
         threads: That one call may use. ONNX Runtime sees neither affinity nor a container's limit.
+        lean: Give memory back after each call; the runtime's own arena keeps what its largest call took.
 
     Raises:
         IntegrityError: It is missing, not an ONNX model, or keeps weights in another file.
@@ -89,7 +106,9 @@ def load(path: Path, *, threads: int = 1) -> Session:
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     check_self_contained(path)
-    handle = _start(path, _options(threads))
+    options = _options(threads)
+    options.enable_cpu_mem_arena = not lean
+    handle = _start(path, options)
     inputs, outputs = handle.get_inputs(), handle.get_outputs()
     return OnnxRuntimeSession(
         file=path.name,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pastille.bundle import Manifest
-from pastille.serve.values import Call, EngineStatus, Event, Label, Reply, Turned
+from pastille.bundle import Manifest, VariantName
+from pastille.serve.values import Answered, Call, EngineStatus, Event, Label, Reply, Turned
 from pastille.serve.watch.snapshot import Snapshot
 
 Observe = Callable[[Event], None]  # quick, never raises; called on the event loop's thread
@@ -36,8 +36,17 @@ class Engine(Protocol):
         """Whether `answer` would refuse now: asked before a body is read."""
         ...
 
-    async def answer(self, call: Call) -> Reply:
+    @property
+    def idle(self) -> bool:
+        """Whether no call runs or waits: only then may a shadow comparison take a place."""
+        ...
+
+    async def answer(self, call: Call, *, prefer: VariantName | None = None) -> Reply:
         """Answer one request.
+
+        Args:
+            call: What is asked.
+            prefer: The variant to ask first in place of the preferred one; the cache then stays out of it.
 
         Raises:
             Refused: ``overload``, ``deadline``, ``not_ready``, or ``fault`` where every variant failed.
@@ -66,6 +75,11 @@ class Registry(Protocol):
         """Whether every model can be asked."""
         ...
 
+    @property
+    def directories(self) -> Mapping[str, Path]:
+        """Model -> folder of its newest version; of unloaded ones as well, so that they can come back."""
+        ...
+
     def statuses(self) -> tuple[EngineStatus, ...]:
         """Of every model and version, the newest version of each first."""
         ...
@@ -90,6 +104,7 @@ class Registry(Protocol):
         """Open a bundle beside what is served, verify it, and only then let it answer as a new version.
 
         Raises:
+            UsageError: Clients of the model would have to ask it otherwise: nothing has changed.
             IntegrityError: It is not what was written, or no variant is valid here: nothing has changed.
         """
         ...
@@ -125,6 +140,14 @@ class Monitor(Protocol):
         Returns:
             What the engine gives its events to.
         """
+        ...
+
+    def forget(self, model: str, version: str) -> None:
+        """A version was closed for good: let go of what was kept of it."""
+        ...
+
+    def answered(self, event: Answered) -> None:
+        """A request was answered; which engine it was, its reply says."""
         ...
 
     def turned(self, event: Turned) -> None:

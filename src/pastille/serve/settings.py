@@ -30,6 +30,7 @@ class Limits(_Section):
     header_s: Seconds = 10.0  # until a request's headers are whole
     body_s: Seconds = 30.0  # until its body is
     idle_s: Seconds = 60.0  # that a connection is kept between requests
+    held_bytes: Count = 256 << 20  # bodies of all requests that are being read or answered
 
 
 class Queue(_Section):
@@ -69,6 +70,7 @@ class Comparison(_Section):
     """Modes shadow and ab."""
 
     bundle: Path | None = None  # another bundle; None: the other variant of this one
+    variant: str | None = None  # of that bundle; a shadow's need not be approved. None: the one it prefers
     share: Share = 0.1  # shadow: of requests that are compared; ab: of subjects that get the other
     salt: str = "pastille"
     queue: Count = 64  # shadow comparisons that may wait
@@ -94,9 +96,13 @@ class Settings(_Section):
     out_of_range: Literal["flag", "refuse"] = "flag"
     drain_s: Seconds = 30.0
     insecure: bool = False  # bind to more than loopback without tokens
+    hosts: frozenset[str] = frozenset()  # names that a loopback server answers to besides the local ones
+    name: str | None = None  # serve a single bundle under this name instead of its own
     tokens: tuple[Token, ...] = ()
     admin: bool = False  # repository load/unload and swap over the network
     audit: Path | None = None  # folder of the audit log
+    audit_required: bool = True  # refuse what cannot be logged; False: answer, and count what was lost
+    log_requests: bool = False  # a line of the log per answer and per refusal, the request's id hashed
     limits: Limits = Limits()
     queue: Queue = Queue()
     breaker: Breaker = Breaker()

@@ -123,11 +123,17 @@ class EngineStatus:
     ready: bool
     reason: str  # why this variant is preferred, or why it is not ready
     preferred: VariantName | None
-    degraded: bool  # another variant answers than the bundle selected, or none may
+    degraded: bool  # a fault lets another variant answer than the wanted one, or none may; speed is no fault
     threads: int  # of one call
     places: int  # calls that run at once
     batching: str  # "off", or how: "up to 8 within 2 ms: 1.4 times the throughput here"
     variants: tuple[VariantStatus, ...]
+    in_flight: int = 0  # calls that run or wait now
+    queued: int = 0  # of them, those that wait for a place
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_bytes: int = 0
+    degraded_since: float | None = None  # Unix seconds
 
 
 # What happened, in the order in which it happened. The engine and the application give each to one observer
@@ -195,7 +201,7 @@ class Moved:
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A shadow comparison was not made: its queue was full."""
+    """A shadow comparison was not made: its queue was full, it waited too long, or the other failed."""
 
     at: float
 

@@ -1,3 +1,44 @@
 """What goes over the wire, for the server and the client alike: the Open Inference Protocol's bodies."""
 
 from __future__ import annotations
+
+from pastille.wire.compression import compress, inflate
+from pastille.wire.datatypes import datatype_of, dtype_of
+from pastille.wire.errors import WireCause, WireError
+from pastille.wire.messages import (
+    JSON_LENGTH,
+    Encoded,
+    InferRequest,
+    InferResponse,
+    RequestedOutput,
+    Scalar,
+    WireLimits,
+)
+from pastille.wire.requests import decode_request, encode_request, read_json_length
+from pastille.wire.responses import decode_response, encode_response, error_of
+from pastille.wire.strict_json import error_body, read_object, write_json
+
+__all__ = [
+    "JSON_LENGTH",
+    "Encoded",
+    "InferRequest",
+    "InferResponse",
+    "RequestedOutput",
+    "Scalar",
+    "WireCause",
+    "WireError",
+    "WireLimits",
+    "compress",
+    "datatype_of",
+    "decode_request",
+    "decode_response",
+    "dtype_of",
+    "encode_request",
+    "encode_response",
+    "error_body",
+    "error_of",
+    "inflate",
+    "read_json_length",
+    "read_object",
+    "write_json",
+]

@@ -5,6 +5,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.model_selection import train_test_split
 
 import pastille
+from pastille.values import NumberColumn, TableEncoding
 
 
 def splits() -> pastille.Splits:
@@ -26,4 +27,11 @@ def splits() -> pastille.Splits:
             groups={name: column[index] for name, column in groups.items()},
         )
 
-    return pastille.Splits(train=part(train), validation=part(validation), test=part(test))
+    columns = zip(map(str, table.feature_names), mean.tolist(), std.tolist(), strict=True)
+    encoding = TableEncoding(columns=tuple(NumberColumn(name=n, mean=m, std=s) for n, m, s in columns))
+    return pastille.Splits(
+        train=part(train),
+        validation=part(validation),
+        test=part(test),
+        preprocessing=pastille.Preprocessing(table=encoding),  # a server is sent rows, and does the same
+    )
