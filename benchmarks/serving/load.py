@@ -40,6 +40,9 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def _until(self, mark: bytes) -> tuple[bytes, bytes]:
         data = self._buffer
         while mark not in data:

@@ -23,7 +23,7 @@ from pastille.data.images import decode_image, decoding_for
 from pastille.data.rows import encode_row
 from pastille.data.tokens import Tokenizer, text_encoding
 from pastille.serve.errors import Refused
-from pastille.serve.friendly import form, predict_body, read_predict
+from pastille.serve.friendly import form, is_quick, predict_body, read_predict
 from pastille.serve.multipart import MAX_PARTS, parts_of
 from pastille.serve.settings import Limits
 from pastille.serve.values import Fallback, Reply
@@ -295,6 +295,12 @@ def test_what_is_not_finite_once_prepared(manifest: Manifest, folder: Path) -> N
     with pytest.raises(Refused) as refused, np.errstate(over="ignore"):
         read_predict(b'{"a": 1e30}', None, taking(manifest, how, 1), folder, LIMITS)
     assert refused.value.cause == "not_finite"
+
+
+def test_only_rows_and_arrays_are_read_on_the_spot(manifest: Manifest) -> None:
+    quick = {name: is_quick(b"x", taking(manifest, how, *shape)) for name, (how, shape) in TAKES.items()}
+    assert quick == {"image": False, "signal": False, "table": True, "none": True}
+    assert not is_quick(bytes(1 << 20), taking(manifest, TABLE, 7))
 
 
 def test_parts_keep_every_byte() -> None:

@@ -10,13 +10,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
 
 from pastille.serve.endpoint import Asked
 from pastille.serve.errors import Refused
-from pastille.serve.friendly import form, predict_body, read_predict
+from pastille.serve.friendly import form, is_quick, predict_body, read_predict
 from pastille.serve.http_answers import Headers, Outcome, as_json
 from pastille.serve.oip import infer_answer
 from pastille.serve.seams import Engine
@@ -25,7 +26,8 @@ from pastille.serve.values import Answered, Call, Reply, Route
 from pastille.wire import InferRequest, WireLimits, compress, decode_request, read_json_length
 
 _JSON_INLINE: Final = 256 << 10  # JSON up to this is parsed on the event loop, more in a thread
-_FILE_INLINE: Final = 16 << 10  # likewise files, whose decoding costs more
+# Two at once: a picture at its limit takes 200 MB while it is decoded.
+_DECODERS: Final = ThreadPoolExecutor(2, thread_name_prefix="decode")
 _MOST_KEY: Final = 256
 
 
@@ -63,8 +65,10 @@ async def predict(asked: Asked) -> Outcome:
     settings, model = asked.standing.settings, engine.status.model
     folder = asked.standing.models.directories[model]
     arguments = (body, asked.header(b"content-type"), engine.manifest, folder, settings.limits)
-    inline = len(body) <= _FILE_INLINE
-    read = read_predict(*arguments) if inline else await asyncio.to_thread(read_predict, *arguments)
+    if is_quick(body, engine.manifest):
+        read = read_predict(*arguments)
+    else:
+        read = await asyncio.get_running_loop().run_in_executor(_DECODERS, read_predict, *arguments)
     call = _call(
         asked,
         engine,
