@@ -87,7 +87,7 @@ def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = (ROOT / "docs/explain/dependencies.md").read_text().lower()
     extras = project["optional-dependencies"]
-    shipped = ("judge", "compress", "vision", "text", "tokens", "dicom", "signals")
+    shipped = ("judge", "compress", "vision", "text", "tokens", "dicom")
     named = [*project["dependencies"], *(name for extra in shipped for name in extras[extra])]
     for requirement in named:
         name = requirement.split(">")[0].split("=")[0].split("[")[0]

@@ -26,7 +26,6 @@ _NEEDS = {
     "text": ("transformers",),
     "tokens": ("tokenizers",),
     "dicom": ("pydicom",),
-    "signals": ("wfdb",),
 }
 _VNNI = ("vnni", "amx", "dotprod", "i8mm")
 

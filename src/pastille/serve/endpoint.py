@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -12,8 +13,9 @@ from pastille.errors import IntegrityError, UsageError
 from pastille.serve import logs
 from pastille.serve.auth import ANYBODY, Caller, Scope, caller_of, check_browser, check_scope
 from pastille.serve.errors import Refused
-from pastille.serve.http_answers import Outcome, Receive, Send, as_json, refusal, send_outcome
+from pastille.serve.http_answers import PIECE, Outcome, Receive, Send, as_json, refusal, send_outcome
 from pastille.serve.limits import GoneError, network_of, read_body
+from pastille.serve.reading import beside
 from pastille.serve.standing import Standing
 from pastille.wire import WireError, inflate
 
@@ -47,8 +49,15 @@ class Asked:
         found = self.headers.get(name)
         return None if found is None else found.decode("latin-1")
 
-    async def body(self) -> bytes | bytearray:
+    async def body(self) -> bytes:
+        """The body, inflated; see `view`."""
+        return bytes(await self.view(aligned_at=0))  # what is bytes already is not copied
+
+    async def view(self, *, aligned_at: int) -> bytes | bytearray | memoryview:
         """The body, inflated.
+
+        Args:
+            aligned_at: Offset that should lie well in memory.
 
         Raises:
             Refused: It is too large, too slow, or compressed in a way that is not taken.
@@ -56,7 +65,7 @@ class Asked:
             GoneError: The peer left.
         """
         limits = self.standing.settings.limits
-        body = await read_body(self.receive, self.headers, limits, self.take)
+        body = await read_body(self.receive, self.headers, limits, self.take, aligned_at=aligned_at)
         encoding = self.header(b"content-encoding") or ""
         if not encoding:
             return body
@@ -64,7 +73,7 @@ class Asked:
         if len(raw) <= _INLINE_BYTES:
             inflated = inflate(raw, encoding, limits.inflated_bytes)
         else:
-            inflated = await asyncio.to_thread(inflate, raw, encoding, limits.inflated_bytes)
+            inflated = await beside(inflate, raw, encoding, limits.inflated_bytes)
         self.take(len(inflated))
         return inflated
 
@@ -97,7 +106,18 @@ class Endpoint:
             return
         except asyncio.CancelledError:  # the peer left, or the server's patience ended: nobody reads it
             return
-        await send_outcome(outcome, send)
+        if len(outcome.body) <= PIECE:
+            await send_outcome(outcome, send)
+        else:
+            await self._send_large(outcome, send)
+
+    async def _send_large(self, outcome: Outcome, send: Send) -> None:
+        """A peer that reads slowly, or not at all, takes memory for as long: both have a bound."""
+        limits, size = self.standing.settings.limits, len(outcome.body)
+        patience = limits.body_s * max(1.0, size / limits.body_bytes)  # as for a body of that size
+        with self.standing.budget.holding(size), contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await send_outcome(outcome, send)
 
     async def _outcome(self, scope: Mapping[str, Any], receive: Receive) -> Outcome:
         try:

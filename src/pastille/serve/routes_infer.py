@@ -6,11 +6,9 @@ large, and before any model sees it where it is not finite: an int8 model answer
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -20,14 +18,14 @@ from pastille.serve.errors import Refused
 from pastille.serve.friendly import form, is_quick, predict_body, read_predict
 from pastille.serve.http_answers import Headers, Outcome, as_json
 from pastille.serve.oip import infer_answer
+from pastille.serve.reading import beside
 from pastille.serve.seams import Engine
 from pastille.serve.settings import Settings
 from pastille.serve.values import Answered, Call, Reply, Route
 from pastille.wire import InferRequest, WireLimits, compress, decode_request, read_json_length
 
 _JSON_INLINE: Final = 256 << 10  # JSON up to this is parsed on the event loop, more in a thread
-# Two at once: a picture at its limit takes 200 MB while it is decoded.
-_DECODERS: Final = ThreadPoolExecutor(2, thread_name_prefix="decode")
+_PACK_INLINE: Final = 1 << 20  # answers up to this are compressed there
 _MOST_KEY: Final = 256
 
 
@@ -35,7 +33,7 @@ async def infer(asked: Asked) -> Outcome:
     """``POST /v2/models/M[/versions/V]/infer``."""
     engine = _open_engine(asked)
     json_length = read_json_length(asked.header(b"inference-header-content-length"))
-    body = await asked.body()
+    body = await asked.view(aligned_at=json_length or 0)
     started = time.perf_counter()
     request = await _decoded(body, json_length, engine, asked.standing.settings)
     call = _call(
@@ -49,12 +47,16 @@ async def infer(asked: Asked) -> Outcome:
     )
     reply = await _reply(asked, call)
     encoded = infer_answer(reply, request, engine.manifest)
-    packed, encoding = compress(encoded.body, asked.header(b"accept-encoding"))
+    packed, encoding = await _packed(encoded.body, asked.header(b"accept-encoding"))
     _note(asked, call, reply, started)
     (_, media_type), *more = encoded.headers()
     if encoding is not None:
         more.append((b"content-encoding", encoding.encode()))
     return Outcome(body=packed, media_type=media_type, headers=(*more, *_identified(call)))
+
+
+async def _packed(body: bytes, accepted: str | None) -> tuple[bytes, str | None]:
+    return compress(body, accepted) if len(body) <= _PACK_INLINE else await beside(compress, body, accepted)
 
 
 async def predict(asked: Asked) -> Outcome:
@@ -68,7 +70,7 @@ async def predict(asked: Asked) -> Outcome:
     if is_quick(body, engine.manifest):
         read = read_predict(*arguments)
     else:
-        read = await asyncio.get_running_loop().run_in_executor(_DECODERS, read_predict, *arguments)
+        read = await beside(read_predict, *arguments)
     call = _call(
         asked,
         engine,
@@ -105,7 +107,7 @@ def _open_engine(asked: Asked) -> Engine:
 
 
 async def _decoded(
-    body: bytes | bytearray, json_length: int | None, engine: Engine, settings: Settings
+    body: bytes | bytearray | memoryview, json_length: int | None, engine: Engine, settings: Settings
 ) -> InferRequest:
     def decode() -> InferRequest:
         return decode_request(
@@ -117,7 +119,7 @@ async def _decoded(
         )
 
     in_json = len(body) if json_length is None else json_length
-    return decode() if in_json <= _JSON_INLINE else await asyncio.to_thread(decode)
+    return decode() if in_json <= _JSON_INLINE else await beside(decode)
 
 
 def wire_limits(settings: Settings) -> WireLimits:
@@ -160,9 +162,9 @@ def _patience_s(settings: Settings, parameters: Mapping[str, Any]) -> float:
     """How long an answer is worth waiting for: time for the fallback too, or what the client says (in µs)."""
     ours = settings.queue.wait_s + 2 * settings.queue.timeout_s
     theirs = parameters.get("timeout")
-    if not isinstance(theirs, int) or isinstance(theirs, bool) or theirs <= 0:
+    if not isinstance(theirs, int) or isinstance(theirs, bool) or not 0 < theirs < ours * 1e6:
         return ours
-    return min(ours, theirs / 1e6)
+    return theirs / 1e6
 
 
 def _own_id(asked: Asked) -> str:

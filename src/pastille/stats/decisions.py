@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -28,12 +29,17 @@ def output_problem(kind: Kind, num_labels: int, shape: Sequence[int]) -> str | N
         >>> output_problem("multiclass", 4, (8, 3))
         'a multiclass model with 4 labels must answer with shape (N, 4), got (8, 3)'
     """
+    return _output_problem(kind, num_labels, tuple(shape))
+
+
+@lru_cache(maxsize=256)  # a server asks the same with every request
+def _output_problem(kind: Kind, num_labels: int, shape: tuple[int, ...]) -> str | None:
     accepted = _accepted(kind, num_labels)
-    if any(_fits(tuple(shape), pattern) for pattern in accepted):
+    if any(_fits(shape, pattern) for pattern in accepted):
         return None
     wanted = " or ".join(map(_spelled, accepted))
     labels = f" with {num_labels} label{'s' * (num_labels != 1)}" if kind in _BY_LABEL else ""
-    return f"a {kind} model{labels} must answer with shape {wanted}, got {tuple(shape)}"
+    return f"a {kind} model{labels} must answer with shape {wanted}, got {shape}"
 
 
 _BY_LABEL = ("multiclass", "multilabel", "segmentation")

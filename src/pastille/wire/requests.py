@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from pastille.wire.tensors import Described, arrays, described, from_bytes, para
 from pastille.wire.writing import joined, tensor_parts
 
 _MOST_ID = 128
+_SHORT_HEAD = 1024  # bytes of a request's JSON that are remembered
 _MOST_OTHERS = 4096  # values of a request's JSON that are no numbers of a tensor
 
 
@@ -89,17 +93,49 @@ def decode_request(
     if json_length == 0:
         return _raw(memoryview(body), specs, outputs, limits)
     head, binary = parts(body, json_length)
+    repeats = binary is not None and len(head) <= _SHORT_HEAD
+    read = _known_head if repeats else _read_head
+    found = read(bytes(head) if repeats else head, tuple(specs), tuple(outputs), limits)
+    given = dict(zip((t.name for t in found.tensors), arrays(found.tensors, binary), strict=True))
+    return InferRequest(
+        inputs={spec.name: _finite(_as_taken(given[spec.name], spec), spec) for spec in specs},
+        outputs=found.outputs,
+        parameters=found.parameters,
+        id=found.id,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """What the JSON of a request says, held against the model; the numbers are still to come."""
+
+    tensors: tuple[Described, ...]
+    outputs: tuple[RequestedOutput, ...]
+    parameters: Mapping[str, Scalar]
+    id: str
+
+
+def _read_head(
+    head: bytes | memoryview,
+    specs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    limits: WireLimits,
+) -> _Head:
     asked = read_object(head, limits.json_bytes, values=_most_values(specs, limits))
     tensors = described(asked.get("inputs"), limits, what="input")
     _check_fit(tensors, specs, limits)
-    given = dict(zip((t.name for t in tensors), arrays(tensors, binary), strict=True))
     parameters = parameters_of(asked, "the request")
-    return InferRequest(
-        inputs={spec.name: _finite(_as_taken(given[spec.name], spec), spec) for spec in specs},
+    return _Head(
+        tensors=tensors,
         outputs=_requested(asked.get("outputs"), outputs, _flag(parameters, "binary_data_output") or False),
-        parameters=scalars(parameters),
+        parameters=MappingProxyType(scalars(parameters)),
         id=read_id(asked),
     )
+
+
+# A client sends the same head with every tensor of one shape. What is kept is bounded, and holds no numbers
+# but those of a binary request's other, JSON tensors: at most a kilobyte each.
+_known_head = lru_cache(maxsize=64)(_read_head)
 
 
 def _most_values(specs: Sequence[TensorSpec], limits: WireLimits) -> int:
