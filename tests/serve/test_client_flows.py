@@ -99,7 +99,7 @@ def answer(**parameters: Any) -> Got:
 
 def test_arrays_go_to_the_only_model_and_its_only_input() -> None:
     index = Got(status=200, content=b'[{"name":"digits","version":"2"},{"name":"digits","version":"1"}]')
-    meta = Got(status=200, content=b'{"inputs":[{"name":"x"}]}')
+    meta = Got(status=200, content=b'{"inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}]}')
     standing = known(None)
     array = np.ones((1, 3), np.float32)
     found, steps = played(
@@ -135,7 +135,8 @@ def test_a_server_of_several_models_must_be_told_which() -> None:
 
 
 def test_a_model_of_several_inputs_must_be_told_which() -> None:
-    meta = Got(status=200, content=b'{"inputs":[{"name":"a"},{"name":"b"}]}')
+    said = ",".join(f'{{"name":"{name}","datatype":"FP32","shape":[-1,2]}}' for name in "ab")
+    meta = Got(status=200, content=f'{{"inputs":[{said}]}}'.encode())
     with pytest.raises(UsageError, match=r"has the inputs a, b; give \{name: array\}"):
         played(flows.predict(known(), np.ones((1, 2)), media_type=None, subject=None), meta)
 
@@ -145,8 +146,8 @@ def test_a_model_of_several_inputs_must_be_told_which() -> None:
     [
         (b"<html>", flows.metadata(known())),
         (b"[]", flows.monitor(known())),
-        (b"{}", flows.input_names(known(), "m")),
-        (b'{"inputs":3}', flows.input_names(known(), "m")),
+        (b"{}", flows.input_types(known(), "m")),
+        (b'{"inputs":3}', flows.input_types(known(), "m")),
         (b'"', flows.chosen_model(known(None))),
         (b'[{"no":1}]', flows.chosen_model(known(None))),
         (b"{}", flows.infer(known(), {"x": np.ones((1, 3))}, subject=None)),
@@ -244,6 +245,22 @@ def test_a_token_must_fit_into_a_header(token: str) -> None:
         options("http://x", token, 1.0)
 
 
-def test_no_proxy_stands_between_this_machine_and_itself() -> None:
-    for url, through in (("http://127.0.0.1:1", False), ("http://[::1]", False), ("https://ward-7", True)):
-        assert options(url, "t", 1.0)["trust_env"] is through
+@pytest.mark.parametrize(
+    ("url", "through"),
+    [
+        ("http://127.0.0.1:1", False),
+        ("http://[::1]", False),
+        ("https://127.0.0.2", False),
+        ("https://x.localhost", False),
+        ("http://ward-7", False),  # a proxy would read the images
+        ("https://ward-7", True),
+    ],
+)
+def test_no_proxy_of_the_environment_reads_what_is_sent(url: str, through: bool) -> None:
+    assert options(url, "t", 1.0)["trust_env"] is through
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError) as refused:
+        options("http://jane:secret@ward-7", None, 1.0)
+    assert "secret" not in str(refused.value)

@@ -103,6 +103,10 @@ def test_a_file_its_bytes_and_its_pixels_are_one_case(
 ) -> None:
     label = LABELS[int(expected(bundle, pixels(picture)).argmax())]
     as_arrays = client.predict(pixels(picture))
+    wider = client.predict(pixels(picture).astype(np.float64))
+    np.testing.assert_array_equal(wider.outputs["logits"], as_arrays.outputs["logits"])
+    with pytest.raises(UsageError, match="a numpy array, not list"):
+        client.predict(pixels(picture).tolist())
     for given in (picture, str(picture), picture.read_bytes()):
         found = client.predict(given)
         assert found.label == label
@@ -120,6 +124,12 @@ def test_a_row_is_a_case(server: Running, folder: Path, rows: Path) -> None:
             assert client.predict(given).label == label
         with pytest.raises(ServerError, match=r"answered 400: .*sex"):
             client.predict(row | {"sex": "unknown"})
+
+
+def test_one_case_needs_no_batch_axis(client: pastille.Client) -> None:
+    array = cases(1, shape=(1, 8, 8))
+    alone = client.predict(array[0])
+    np.testing.assert_array_equal(alone.outputs["logits"], client.predict(array).outputs["logits"])
 
 
 def test_of_several_models_one_must_be_named_for_arrays(server: Running, picture: Path) -> None:
@@ -222,6 +232,12 @@ def test_the_command_shows_the_answer(server: Running, client: pastille.Client, 
     assert "by int8 of scan 1" in result.stdout
     said = json.loads(predicted(server.url, picture, "--json").stdout)
     assert (said["label"], said["variant"]) == (found.label, "int8")
+
+
+def test_the_command_shows_every_row(server: Running, folder: Path) -> None:
+    (folder / "rows.json").write_text(json.dumps([{"age": age, "sex": "female"} for age in (20, 61, 90)]))
+    lines = predicted(server.url, folder / "rows.json", "--model", "stay").stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines[:3]] == ["1", "2", "3"]
 
 
 def test_the_command_ends_with_the_documented_codes(server: Running, picture: Path, folder: Path) -> None:

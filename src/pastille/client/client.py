@@ -65,8 +65,8 @@ class Client:
 
         Args:
             given: A file's path or its bytes (PNG, JPEG, DICOM, CSV, WFDB in a zip, text, as the bundle
-                takes); a row ``{column: value}``; an array ``(N, ...)`` of the only input, or
-                ``{name: (N, ...)}``, prepared as the bundle says.
+                takes); a row ``{column: value}``; an array of the only input, ``(N, ...)`` or one case of it,
+                or ``{name: (N, ...)}``, prepared as the bundle says.
             media_type: What a file or bytes are, where their name or first bytes do not tell.
             subject: Key of an A/B test: who has the same one gets the same model.
 

@@ -20,6 +20,7 @@ from pastille.wire import (
     WireError,
     WireLimits,
     decode_response,
+    dtype_of,
     encode_request,
     read_json_length,
     read_object,
@@ -30,18 +31,26 @@ _LIMITS = WireLimits(json_bytes=256 << 20, elements=1 << 28, tensors=64)  # of a
 _JSON = {"content-type": "application/json"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What one input of a model takes."""
+
+    datatype: str
+    axes: int  # with the batch axis
+
+
 @dataclass(kw_only=True)
 class Standing:
     """What a client knows of its server.
 
     Attributes:
         model: That is asked; None: the server's own choice, found out when it matters.
-        inputs: Names of the inputs of each model that was asked about.
+        inputs: Of each model that was asked about, what each input takes.
     """
 
     model: str | None
     patience: Patience
-    inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    inputs: dict[str, Mapping[str, Taken]] = field(default_factory=dict)
 
 
 def predict(
@@ -50,10 +59,12 @@ def predict(
     """A file, bytes, a row: the friendly endpoint. Arrays: the protocol, binary."""
     if isinstance(given, np.ndarray):
         model = yield from chosen_model(known)
-        names = yield from input_names(known, model)
-        if len(names) != 1:
-            raise UsageError(f"model {model!r} has the inputs {', '.join(names)}; give {{name: array}}")
-        return (yield from infer(known, {names[0]: given}, subject=subject))
+        inputs = yield from input_types(known, model)
+        if len(inputs) != 1:
+            raise UsageError(f"model {model!r} has the inputs {', '.join(inputs)}; give {{name: array}}")
+        ((name, taken),) = inputs.items()
+        batch = given[None] if given.ndim == taken.axes - 1 else given
+        return (yield from infer(known, {name: _floats(batch, taken.datatype)}, subject=subject))
     if is_arrays(given):
         return (yield from infer(known, given, subject=subject))  # type: ignore[arg-type]  # arrays by name
     content, kind = payload_of(given, media_type)
@@ -61,6 +72,13 @@ def predict(
     headers = {"content-type": kind} | ({} if subject is None else {"x-subject": _header(subject)})
     got = yield from ask(Asked(method="POST", path=where, content=content, headers=headers), known.patience)
     return of_friendly(_object(got), got.headers.get("x-request-id", ""))
+
+
+def _floats(given: np.ndarray, datatype: str) -> np.ndarray:
+    """Floats as wide as the model's: numpy makes them wider unless it is told otherwise."""
+    wide = given.dtype.kind == "f" and datatype in ("FP16", "FP32", "FP64")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused by the server
+        return given.astype(dtype_of(datatype)) if wide else given
 
 
 def _header(text: str) -> str:
@@ -135,12 +153,15 @@ def _names(content: bytes) -> list[str]:
         raise _no_protocol(error) from None
 
 
-def input_names(known: Standing, model: str) -> Flow[tuple[str, ...]]:
-    """Names of a model's inputs, asked for once."""
+def input_types(known: Standing, model: str) -> Flow[Mapping[str, Taken]]:
+    """Names of a model's inputs and what they take, asked for once."""
     if model not in known.inputs:
         said = yield from metadata(known)
         try:
-            known.inputs[model] = tuple(str(entry["name"]) for entry in said["inputs"])
+            known.inputs[model] = {
+                str(entry["name"]): Taken(datatype=str(entry["datatype"]), axes=len(entry["shape"]))
+                for entry in said["inputs"]
+            }
         except (TypeError, KeyError) as error:
             raise _no_protocol(error) from None
     return known.inputs[model]

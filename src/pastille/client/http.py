@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pastille.client.steps import Asked, Got, Unreached
 from pastille.errors import UsageError
 
 if TYPE_CHECKING:
     import httpx2
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def sync_http(url: str, token: str | None, timeout_s: float) -> httpx2.Client:
@@ -37,8 +36,9 @@ def options(url: str, token: str | None, timeout_s: float) -> dict[str, Any]:
         timeout_s: That connecting, sending or waiting for an answer may take, each.
 
     Raises:
-        UsageError: The address is not one of HTTP, or the token is not printable ASCII.
+        UsageError: The address is not one of HTTP, or holds a password, or the token is not printable ASCII.
     """
+    where = _address(url)
     if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
         raise UsageError("a token must be printable ASCII without line breaks")
     # Tensors do not get smaller by compression, and it costs more than sending them.
@@ -47,11 +47,15 @@ def options(url: str, token: str | None, timeout_s: float) -> dict[str, Any]:
         "base_url": url,
         "headers": headers,
         "timeout": timeout_s,
-        "trust_env": _host(url) not in _LOOPBACK,  # no proxy between this machine and itself
+        # A proxy that the environment names would read images and tokens in plain HTTP; TLS goes through it
+        # unread. Between this machine and itself there is none.
+        "trust_env": where.scheme == "https" and not _is_local(where.hostname or ""),
     }
 
 
-def _host(url: str) -> str:
+def _address(url: str) -> SplitResult:
+    if "@" in url:
+        raise UsageError("a server's address must hold no user or password; give a token instead")
     try:
         found = urlsplit(url)
         host, _ = found.hostname, found.port
@@ -59,7 +63,16 @@ def _host(url: str) -> str:
         host = None
     if not host or found.scheme not in ("http", "https"):
         raise UsageError(f"a server's address must be like http://127.0.0.1:8080, got {url!r}")
-    return host
+    return found
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def request_of(http: httpx2.Client | httpx2.AsyncClient, asked: Asked) -> httpx2.Request:
@@ -81,6 +94,8 @@ def failure(error: Exception, http: httpx2.Client | httpx2.AsyncClient) -> Unrea
 
     where = str(http.base_url).rstrip("/")
     match error:
+        case httpx2.ConnectError() if "CERTIFICATE" in str(error):
+            return Unreached(why=f"the certificate of {where} is not trusted here", unsent=False)
         case httpx2.ConnectError():
             return Unreached(why=f"cannot connect to {where}; is the server running?", unsent=True)
         case httpx2.ConnectTimeout():

@@ -43,7 +43,7 @@ def payload_of(given: Given, media_type: str | None) -> tuple[bytes, str]:
         media_type: What it is; None: by the file's name, or the server finds out.
 
     Raises:
-        UsageError: There is no such file, or a row holds what JSON does not.
+        UsageError: There is no such file, it is nothing of these, or a row holds what JSON does not.
 
     Example:
         >>> payload_of({"age": 61, "sex": "female"}, None)
@@ -53,13 +53,20 @@ def payload_of(given: Given, media_type: str | None) -> tuple[bytes, str]:
         return given, media_type or _UNKNOWN
     if isinstance(given, Mapping):
         return _row(given), media_type or "application/json"
-    path = Path(given)
+    path = _path(given)
     try:
         return path.read_bytes(), media_type or MEDIA_TYPES.get(path.suffix.lower(), _UNKNOWN)
     except (OSError, ValueError) as error:  # a text with a zero character is no path
         why = (getattr(error, "strerror", None) or "not a file").lower()
         hint = "; text is sent by predict_text" if isinstance(given, str) else ""
         raise UsageError(f"cannot read {str(path)[:200]}: {why}{hint}") from None
+
+
+def _path(given: object) -> Path:
+    if isinstance(given, str | os.PathLike):
+        return Path(given)
+    wanted = "a file's path, bytes, a row {column: value}, or a numpy array"
+    raise UsageError(f"give {wanted}, not {type(given).__name__}")
 
 
 def _row(row: Mapping[str, Any]) -> bytes:
