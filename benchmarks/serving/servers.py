@@ -53,7 +53,7 @@ def raw_answer(body: bytes, _headers: Mapping[str, str]) -> np.ndarray:
     return np.frombuffer(body, np.float32)
 
 
-def oip_request(x: np.ndarray, model: str, *, outputs: bool = True) -> Request:
+def oip_request(x: np.ndarray, model: str, *, outputs: bool = True, output: str = OUTPUT) -> Request:
     """The Open Inference Protocol with the binary tensor extension."""
     tensor = {
         "name": "input",
@@ -63,7 +63,7 @@ def oip_request(x: np.ndarray, model: str, *, outputs: bool = True) -> Request:
     }
     asked: dict = {"inputs": [tensor]}
     if outputs:
-        asked["outputs"] = [{"name": OUTPUT, "parameters": {"binary_data": True}}]
+        asked["outputs"] = [{"name": output, "parameters": {"binary_data": True}}]
     head = json.dumps(asked, separators=(",", ":")).encode()
     headers = {
         "Content-Type": "application/octet-stream",

@@ -17,12 +17,14 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels import pixel_array
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
+from pastille.data import dicom_file
 from pastille.data.dicom import NO_WINDOW, read_dicom, window
-from pastille.data.dicom_file import DEFLATED, MAX_ELEMENTS, RLE
+from pastille.data.dicom_file import DEFLATED, MAX_ELEMENTS, RLE, check_rle
 from pastille.data.images import decode_image, decoding_for
 from pastille.errors import DataError
 
@@ -111,6 +113,31 @@ def test_a_table_of_interest_comes_after_the_modality_table() -> None:
     np.testing.assert_array_equal(np.asarray(read_dicom(data)[0]).ravel(), np.arange(16)[::-1] * 17)
 
 
+def test_what_is_beyond_the_range_of_a_table_is_white_and_does_not_wrap() -> None:
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [4, 0, 10], [0, 512, 1024, 2046]  # more than 10 bits hold
+    item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "US"
+    stored = np.arange(4, dtype=np.uint16).reshape(2, 2)
+    image, _ = read_dicom(written(stored, VOILUTSequence=Sequence([item])))
+    assert np.asarray(image).ravel().tolist() == [0, 128, 255, 255]
+
+
+def test_eight_signed_bits_are_not_wrapped() -> None:
+    stored = np.array([[-128, 0], [1, 127]], np.int8)
+    image, warnings = read_dicom(written(stored))
+    assert warnings == (NO_WINDOW,)
+    np.testing.assert_array_equal(np.asarray(image), [[0, 128], [129, 255]])
+
+
+@pytest.mark.parametrize(
+    "name", ["SC_rgb_jpeg_dcmtk.dcm", "SC_ybr_full_422_uncompressed.dcm", "SC_rgb_rle.dcm",
+             "SC_rgb_small_odd.dcm", "SC_rgb_dcmtk_+eb+cy+s4.dcm", "SC_jpeg_no_color_transform.dcm"],
+)  # fmt: skip
+def test_colour_becomes_rgb_as_pydicom_makes_it(name: str) -> None:
+    data = bundled(name)
+    np.testing.assert_array_equal(np.asarray(read_dicom(data)[0]), pixel_array(io.BytesIO(data)))
+
+
 def test_without_a_window_the_answer_says_so() -> None:
     stored = np.array([[100, 300], [200, 500]], np.uint16)
     image, warnings = read_dicom(written(stored))
@@ -175,15 +202,46 @@ def flood() -> bytes:
     return data[:at] + opened + items + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00" + data[at:]
 
 
+def empty_runs() -> bytes:
+    """Bytes that stand for nothing, each looked at."""
+    frame = struct.pack("<16L", 1, 64, *[0] * 14) + b"\x80" * 500_000
+    return written(np.zeros((10, 10), np.uint8), RLE, PixelData=encapsulate([frame]))
+
+
 def run_lengths() -> bytes:
     frame = struct.pack("<16L", 1, 64, *[0] * 14) + b"\x81\x00" * 500_000
     pixels = np.zeros((10, 10), np.uint8)
     return written(pixels, RLE, PixelData=encapsulate([frame]))
 
 
+def items(wide: bool) -> bytes:
+    """As many elements in an item whose length is said, or under a head of the other encoding."""
+    data, many = written(np.zeros((1, 1), np.uint8)), b"\x09\x00\x10\x10\x00\x00\x00\x00" * 100_000
+    at = data.index(b"\x10\x00\x10\x00PN")
+    if wide:  # the first element hides from who takes the file at its word that all others are one
+        head = struct.pack("<HHL", 8, 5, 12) + struct.pack("<HH2sHL", 9, 1, b"OB", 0, len(many))
+        return data[:at] + head + many + data[at:]
+    opened = b"\x09\x00\x10\x10SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0" + struct.pack("<L", len(many))
+    return data[:at] + opened + many + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00" + data[at:]
+
+
+def drawn(scans: int) -> bytes:
+    """A progressive JPEG whose last scan is drawn over and over."""
+    file = io.BytesIO()
+    Image.new("L", (10, 10)).save(file, "JPEG", progressive=True)
+    jpeg = file.getvalue()
+    scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    frame = jpeg[:-2] + scan * scans + jpeg[-2:]
+    return written(np.zeros((10, 10), np.uint8), "1.2.840.10008.1.2.4.50", PixelData=encapsulate([frame]))
+
+
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "deflated": (bomb, "inflates to more than"),
     "flood": (flood, f"more than the {MAX_ELEMENTS} elements"),
+    "items": (lambda: items(False), f"more than the {MAX_ELEMENTS} elements"),
+    "two encodings": (lambda: items(True), "not written in the transfer syntax"),
+    "scans": (lambda: drawn(100), "at most 32 scans"),
+    "empty runs": (empty_runs, "larger than its image"),
     "run lengths": (run_lengths, "larger than its image"),
     "rows": (lambda: written(np.zeros((1, 1), np.uint8), Rows=60000, Columns=60000), "3600000000 pixels"),
     "frames": (lambda: written(np.zeros((1, 1), np.uint8), NumberOfFrames="1000000"), "several frames"),
@@ -207,6 +265,13 @@ def test_hostile_files_are_refused_within_bounds(name: str) -> None:
         tracemalloc.stop()
     assert peak < 150 << 20
     assert PATIENT not in str(refused.value)
+
+
+def test_a_frame_of_too_many_runs_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicom_file, "MAX_RUNS", 500)
+    frame = struct.pack("<16L", 2, 64, 464, *[0] * 13) + b"\x80" * 400 + b"\x80" * 400
+    with pytest.raises(DataError, match="more than the 500 runs"):
+        check_rle(frame, expected=10_000)
 
 
 def test_a_compressed_frame_of_another_size_than_the_file_says() -> None:

@@ -79,6 +79,7 @@ def test_missing_and_rare_categories_are_zeros_and_only_the_rare_is_spoken_of() 
         ({"age": "old"}, r"'age' must be a finite number, or one of \[70-80\)"),
         ({"age": math.inf}, "finite"),
         ({"age": 10**400}, "finite"),
+        ({"age": "6_1"}, "finite"),  # which Python reads as 61
         ({"age": [1]}, "must be text, a number, true, false or null"),
         ({"visits": -2}, "'visits' must be above -1"),
         ({"sex": "x"}, "'sex' must be one of female, male"),
@@ -94,10 +95,16 @@ def test_cells_that_are_refused(change: dict[str, Any], message: str) -> None:
         encode_rows([ROW, ROW | change], TABLE)
 
 
+def test_a_number_means_what_it_is_written_as() -> None:
+    table = TableEncoding(columns=(CategoryColumn(name="grade", values=("0.1", "2", "250.8")),))
+    for given, place in [(0.1, 0), ("0.1", 0), (2.0, 1), (2, 1), (250.8, 2)]:
+        assert encode_row({"grade": given}, table)[0].tolist() == [float(i == place) for i in range(3)]
+
+
 def test_columns_that_lack_or_are_too_many() -> None:
     with pytest.raises(DataError, match="must have a column 'age'; it lacks: age, sex"):
         encode_row({"Age": 1}, TABLE)
-    assert encode_row(ROW | {"ward": 3}, TABLE)[1] == ("1 columns of the row are not known to the model",)
+    assert encode_row(ROW | {"ward": 3}, TABLE)[1] == ("columns of the row that the model does not know: 1",)
 
 
 def test_a_table_is_its_rows_and_the_encoding_survives_json() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 import tracemalloc
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +105,10 @@ def test_normalization_is_of_each_channel() -> None:
         (b"I,II,aVR\n", "not so in row 1"),
         (b"\xff\xfe", "in UTF-8"),
         (b"1," * 100, "at most 64 columns"),
-        (b"I,II,aVR\n" + b"\n" * (2 << 20), "at most 64 columns and 4194304 values"),
+        (b"I,II,aVR\n" + b"\n" * (2 << 20), "at most 4194304 values"),
+        (b"I,II,aVR\n1,2,1_0\n", "numbers only"),
+        (b'I,II,aVR\n1,2,"' + b"1" * 200_000 + b'"\n', "must be comma-separated"),
+        (b"I,II,aVR\n1,2,3\r4,5,6\r", "must be comma-separated"),
         (b"x" * (17 << 20), "at most 16777216 are read"),
     ],
 )  # fmt: skip
@@ -126,6 +131,8 @@ def test_bad_records(tmp_path: Path) -> None:
         (header.replace(b"r 3 ", b"r/2 4 "), signals, "one segment"),
         (header.replace(b" 121", b" 99999999"), signals, "at most 64 signals"),
         (header.replace(b"200", b"0"), signals, "gain above 0"),
+        (header.replace(b"200.0(", b"1e300("), signals, "gain above 0"),  # every value would be 0
+        (header.replace(b"(7)", b"(" + b"9" * 400 + b")"), signals, "baseline of 32 bits"),
         (header.replace(b"aVR", b"V6"), signals, "not so 'aVR'"),
         (b"", signals, "must name the rate"),
         (b"\x00" * 100, signals, "must name the rate"),
@@ -144,6 +151,39 @@ def test_windows() -> None:
         windows(np.zeros((3, 49)), HOW)
     with pytest.raises(DataError, match="got 3250 samples"):
         windows(np.zeros((3, 65 * 50)), HOW)
+
+
+def test_a_first_line_of_many_cells_is_not_cut_into_them() -> None:
+    tracemalloc.start()
+    with pytest.raises(DataError, match="at most 64 columns"):
+        read_csv_signal(b"12," * (1 << 20), HOW)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 3 << 20
+
+
+def directory(entry: bytes, times: int, *, wide: bool) -> bytes:
+    """An archive that lists one file over and over; in the 64-bit form, where a comment hides that it is."""
+    listed = b"".join(entry.replace(b"#####", b"%05d" % i) for i in range(times))
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 100, 0, 65535 if wide else 0)
+    if not wide:
+        return listed + end
+    far = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, times, times, len(listed), 0)
+    return listed + far + struct.pack("<4sLQL", b"PK\6\7", 0, len(listed), 1) + end + b"x" * 65535
+
+
+def test_an_archive_cannot_list_more_than_its_end_says() -> None:
+    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(DataError, match="whole zip file"):
+        unzipped(directory(entry + b"#####", 5000, wide=True))
+    packed = zlib.compress(bytes(8 << 20))[2:-4]
+    sizes = zlib.crc32(bytes(8 << 20)), len(packed), 8 << 20
+    local = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 0, *sizes, 1, 0) + b"a" + packed
+    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 0, 20, 0, 0, 8, 0, 0, *sizes, 1, 0, 0, 0, 0, 0, 0)
+    listed = (entry + b"a") * 100
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(listed), len(local), 0)
+    with pytest.raises(DataError, match="at most 16 files, each of another name"):
+        unzipped(local + listed + end)
 
 
 def test_archives_are_bounded() -> None:

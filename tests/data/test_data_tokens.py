@@ -53,6 +53,8 @@ def test_refusals(tmp_path: Path) -> None:
     encoding = text_encoding(FILE, length=4)
     with pytest.raises(DataError, match=f"at most {MAX_TEXT_BYTES} bytes"):
         Tokenizer(FILE, encoding)("é" * (MAX_TEXT_BYTES // 2 + 1))
+    with pytest.raises(DataError, match="surrogate pairs"):
+        Tokenizer(FILE, encoding)("cough \ud800")
     other = tmp_path / "tokenizer.json"
     other.write_bytes(FILE.read_bytes() + b" ")
     with pytest.raises(IntegrityError, match="not the file that the model was trained with"):

@@ -208,7 +208,7 @@ FALLEN = replace(
     OK,
     engine=replace(
         ENGINE,
-        preferred="fp32",
+        answering="fp32",
         degraded=True,
         degraded_since=NOW - 1260.0,
         reason="fp32 answers for int8.",

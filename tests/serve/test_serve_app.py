@@ -151,6 +151,20 @@ def test_hostile_json_is_refused(served: Served, name: str) -> None:
         assert set(json.loads(answer)) == {"error"}
 
 
+def test_what_is_allowed_is_what_is_answered(served: Served) -> None:
+    for path, allowed in (("/v2", "GET, HEAD"), ("/predict", "GET, HEAD, POST"), (INFER, "POST")):
+        status, headers, _ = served.server.ask("DELETE", path, None, served.headers("infer"))
+        assert (status, headers["allow"]) == (405, allowed)
+        status, _, _ = served.server.ask("HEAD", path, None, served.headers("infer"))
+        assert (status == 405) == ("HEAD" not in allowed)
+
+
+def test_a_patience_beyond_every_number_is_the_servers(served: Served) -> None:
+    given = {"name": "input", "datatype": "FP32", "shape": [1, 10], "data": cases(1).ravel().tolist()}
+    body = json.dumps({"inputs": [given], "parameters": {"timeout": 10**400}}).encode()
+    assert served.infer(body)[0] == 200
+
+
 def test_a_bomb_does_not_go_off(served: Served) -> None:
     """256 MiB in 261 KB: refused where it grows too large, with little memory."""
     before = served.server.resident_bytes()
@@ -209,6 +223,18 @@ def test_nothing_of_a_request_is_logged(served: Served) -> None:
     assert "Jane" not in logged
     assert b"Jane" not in audit
     assert not [secret for secret in served.secrets.values() if secret in logged]
+
+
+def test_what_a_decoder_warns_of_is_not_logged() -> None:
+    """One picture can make it warn a thousand times, each time in other words."""
+    code = (
+        "import warnings; from pastille.serve import logs; logs.set_up()\n"
+        "for size in range(9): warnings.warn(f'Expecting to read {size} bytes')\n"
+        "logs.event('over')"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    [line] = ran.stderr.splitlines()
+    assert json.loads(line)["event"] == "over"
 
 
 def test_the_description_lists_what_is_routed() -> None:

@@ -25,7 +25,7 @@ from serving_events import answered
 from pastille.cli.app import app
 from pastille.errors import IntegrityError, UsageError
 from pastille.serve.audit import AuditLog, open_audit
-from pastille.serve.audit_lines import HEAD, head_bytes, read_head
+from pastille.serve.audit_lines import HEAD, End, head_bytes, read_head
 from pastille.serve.audit_lines import written as line_after
 from pastille.serve.audit_verify import verify_audit
 from pastille.serve.errors import Refused
@@ -108,6 +108,32 @@ def test_where_nothing_is_decided_a_digest_of_the_output_stands_in(tmp_path: Pat
     log.close()
     outputs = np.ascontiguousarray(event.reply.answer.outputs)
     assert records(tmp_path)[1]["output_sha256"] == hashlib.sha256(outputs.tobytes()).hexdigest()
+
+
+def test_a_request_of_very_many_cases_has_a_line_that_can_be_read(tmp_path: Path) -> None:
+    log = open_audit(tmp_path, sync_s=NEVER)
+    log.decision(answered(("a label with a long name",) * 60_000))
+    log.close()
+    assert (verify_audit(tmp_path).broken, verify_audit(tmp_path).decisions) == (None, 1)
+    (decision,) = (record for record in records(tmp_path) if record["event"] == "decision")
+    assert decision["output_sha256"] == hashlib.sha256(np.zeros((60_000, 3), np.float32).data).hexdigest()
+    open_audit(tmp_path, sync_s=NEVER).close()
+
+
+def test_a_file_begun_while_a_log_is_checked_is_no_truncation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_audit(tmp_path, max_bytes=1500, sync_s=NEVER)
+
+    def read_late(folder: Path) -> End:
+        fill(log, 8)
+        log.sync()
+        return read_head(folder)
+
+    monkeypatch.setattr("pastille.serve.audit_verify.read_head", read_late)
+    found = verify_audit(tmp_path)
+    assert (found.broken, found.decisions, found.files) == (None, 8, 3)
+    log.close()
 
 
 def test_an_untouched_log_is_intact(written: dict[str, bytes], tmp_path: Path) -> None:

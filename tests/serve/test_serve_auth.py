@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from pastille.cli.app import app
 from pastille.errors import UsageError
 from pastille.serve.auth import (
     SCOPES,
@@ -20,7 +23,7 @@ from pastille.serve.auth import (
 )
 from pastille.serve.configuring import line_of, read_settings, read_tokens, size_of
 from pastille.serve.errors import Refused
-from pastille.serve.settings import Settings
+from pastille.serve.settings import Settings, Token
 
 LOCAL = {b"host": b"localhost:8080"}
 
@@ -90,7 +93,13 @@ def test_a_page_of_a_stranger_is_refused(headers: dict[bytes, bytes]) -> None:
     ],
 )
 def test_the_own_page_and_programs_are_not(headers: dict[bytes, bytes]) -> None:
-    check_browser("POST", headers, Settings(hosts=frozenset({"box.ward"})))
+    check_browser("POST", headers, Settings(hosts=frozenset({"Box.ward"})))
+
+
+@pytest.mark.parametrize("sha256", ["a" * 65, "x" + "a" * 64, "A" * 64, "a" * 63])
+def test_a_hash_that_no_token_can_have_is_refused(sha256: str) -> None:
+    with pytest.raises(ValueError, match="sha256"):
+        Token(name="ward", sha256=sha256)
 
 
 def test_where_tokens_are_needed_no_page_has_one() -> None:
@@ -113,6 +122,23 @@ def test_a_token_file_is_read_as_it_is_printed(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
     path.write_text("# who may ask\n" + "\n\n".join(map(line_of, made)) + "\n")
     assert read_tokens(path) == tuple(made)
+
+
+def test_what_the_command_prints_can_be_appended_to_the_file_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+    made = [CliRunner().invoke(app, ["token", name, "--scope", "monitor"]) for name in ("ward", "prometheus")]
+    path.write_text("".join(each.stdout for each in made))
+    secrets = [re.search(r"pst_\S+", each.stderr) for each in made]
+    sent = [f"Bearer {secret[0]}".encode() for secret in secrets if secret]
+    assert [caller_of(each, read_tokens(path)).name for each in sent] == ["ward", "prometheus"]
+
+
+def test_a_run_in_place_of_its_bundle_is_told_where_that_is(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle/manifest.json").write_text("{}")
+    done = CliRunner().invoke(app, ["serve", str(tmp_path)])
+    assert done.exit_code == 2
+    assert f"is a run; its bundle is {tmp_path / 'bundle'}" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["", "ward", "ward abc infer", f"ward {'0' * 64} everything", "\xff"])
@@ -146,5 +172,13 @@ def test_the_command_line_comes_before_the_file(tmp_path: Path) -> None:
     path.write_text("port: 9000\nqueue: {rate: 5, burst: 3}\n")
     found = read_settings(path, {"port": 9001, "queue.rate": 7, "mode": None})
     assert (found.port, found.queue.rate, found.queue.burst, found.mode) == (9001, 7, 3, "auto")
+    (tmp_path / "tokens").write_text(line_of(new_token("ward", frozenset({"infer"}))[1]))
+    path.write_text("token_file: tokens\n")
+    assert [token.name for token in read_settings(path, {}).tokens] == ["ward"]
+    other = (new_token("ops", frozenset({"admin"}))[1],)
+    assert read_settings(path, {"tokens": other}).tokens == other
+    path.write_text("token_file: [tokens]\n")
+    with pytest.raises(UsageError, match="token_file"):
+        read_settings(path, {})
     with pytest.raises(UsageError, match="64MB"):
         size_of("much")

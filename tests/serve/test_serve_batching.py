@@ -21,6 +21,7 @@ from pastille.errors import InferenceError
 from pastille.runtime import Session
 from pastille.serve.engine.batching import Batched, Batcher, Inputs, Ran
 from pastille.serve.engine.batching_plan import WORTH, BatchingPlan, likeness, plan_batching
+from pastille.serve.engine.fallback import FaultError
 from pastille.serve.engine.places import NoPlaceError
 from pastille.serve.errors import Refused
 from pastille.serve.settings import Batching
@@ -195,7 +196,10 @@ async def test_a_non_finite_case_leaves_its_neighbours_alone() -> None:
     assert finite == [True, False, True]
 
 
-@pytest.mark.parametrize("error", [Refused("overload", "full"), NoPlaceError()])
+# After a stall each would hang again, for as long and with a thread of its own: four are all that there are.
+@pytest.mark.parametrize(
+    "error", [Refused("overload", "full"), NoPlaceError(), FaultError("timeout", "it did not answer")]
+)
 def test_what_is_refused_together_is_not_asked_again(error: Exception) -> None:
     asked = []
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +158,7 @@ def test_the_alarm_takes_int8_out_of_service(bundle: Path) -> None:
         assert status.degraded
         assert "12 %" in status.reason
         assert status.degraded_since
+        assert (status.preferred, status.answering) == ("int8", "fp32")
         assert {v.name: v.usable for v in status.variants} == {"int8": False, "fp32": True}
         assert [e.why for e in events if isinstance(e, Faulted)] == ["alarm"]
 
@@ -230,3 +233,57 @@ def test_probabilities_that_are_none_are_a_fault(tmp_path: Path) -> None:
             ask_variant(session, {"input": cases(2)}, manifest)
 
     with_engine(folder, ask)
+
+
+def test_a_probe_that_found_no_place_is_made_by_the_next_call(bundle: Path) -> None:
+    """Else fp32, which is slower, would keep the server full, and so keep int8 out."""
+    settings = Settings(queue=Queue(wait_s=0.02, depth=100), breaker=Breaker(failures=1, rest_s=0.3))
+
+    async def ask(engine: OpenedEngine, events: list[Event]) -> None:
+        await engine.answer(call_of(nan=1.0))
+        await asyncio.sleep(0.31)
+        gate, places = threading.Event(), engine._places
+        held = [places.run(lambda _: gate.wait(30), start_by=math.inf) for _ in range(places.places)]
+        holding = asyncio.gather(*held)
+        await asyncio.sleep(0)
+        with pytest.raises(Refused) as refused:
+            await engine.answer(call_of())
+        assert refused.value.cause == "overload"
+        gate.set()
+        await holding
+        assert (await engine.answer(call_of())).answer.variant == "int8"
+
+    with_engine(bundle, ask, settings)
+
+
+def test_a_variant_that_hangs_is_left_though_no_client_waits_for_the_time_out(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pastille.serve.engine.asking._FAIR_S", 0.1)
+
+    async def ask(engine: OpenedEngine, events: list[Event]) -> None:
+        with pytest.raises(Refused):
+            await engine.answer(call_of(slow=60.0, within_s=0.02))  # too little to say anything
+        assert not [event for event in events if isinstance(event, Faulted)]
+        with pytest.raises(Refused):
+            await engine.answer(call_of(slow=60.0, within_s=0.15))
+        (fault,) = (event for event in events if isinstance(event, Faulted))
+        assert (fault.variant, fault.why) == ("int8", "timeout")
+        reply = await engine.answer(call_of(slow=60.0, within_s=5.0))
+        assert (reply.answer.variant, reply.fallback and reply.fallback.why) == ("fp32", "breaker")
+
+    with_engine(bundle, ask, Settings(breaker=Breaker(failures=1)))
+
+
+def test_the_last_variant_rests_no_longer_for_what_nobody_can_answer(hopeless: Path) -> None:
+    async def ask(engine: OpenedEngine, events: list[Event]) -> None:
+        for _ in range(4):
+            with pytest.raises(Refused):
+                await engine.answer(call_of(nan=1.0))
+        fp32 = engine._variants.breakers["fp32"]
+        assert (fp32.state, fp32.rest_s) == ("open", 100.0)
+        reply = await engine.answer(call_of())
+        assert (reply.answer.variant, reply.fallback and reply.fallback.why) == ("fp32", "breaker")
+        assert engine._variants.breakers["fp32"].state == "closed"
+
+    with_engine(hopeless, ask, Settings(breaker=Breaker(failures=1, rest_s=100.0)))

@@ -11,9 +11,11 @@ from serving_bundles import cases, tiny_bundle
 from serving_engines import call_of, with_engine
 
 from pastille.serve.engine.engine import OpenedEngine
+from pastille.serve.engine.machine import this_machine
+from pastille.serve.engine.validating import pair_of, validated
 from pastille.serve.errors import Refused
-from pastille.serve.settings import Batching, Queue, Settings
-from pastille.serve.values import Compared, Event
+from pastille.serve.settings import Batching, Breaker, Queue, Settings
+from pastille.serve.values import Compared, Event, Fallback, Faulted
 
 VALIDATE = Settings(mode="validate")
 
@@ -84,6 +86,46 @@ def test_validate_says_what_was_not_validated(tmp_path: Path) -> None:
     with_engine(folder, ask, VALIDATE)
 
 
+def test_validate_leaves_a_resting_fp32_alone_and_says_so(tmp_path: Path) -> None:
+    """A stall costs the time-out once, not on every request, and not a thread each."""
+    folder = tiny_bundle(tmp_path / "bundle", faulty=("fp32",))
+    settings = Settings(mode="validate", queue=Queue(timeout_s=0.05), breaker=Breaker(failures=1))
+
+    async def ask(engine: OpenedEngine, events: list[Event]) -> None:
+        first, second = [await engine.answer(call_of(slow=60.0)) for _ in range(2)]
+        assert (first.answer.variant, second.answer.variant) == ("int8", "int8")
+        assert first.warnings == ("not validated: fp32 did not answer",)
+        assert second.warnings == ("not validated: fp32 failed several times in a row and rests",)
+        assert [event.variant for event in events if isinstance(event, Faulted)] == ["fp32"]
+
+    with_engine(folder, ask, settings)
+
+
+def test_validate_lets_the_second_wait_for_the_first(bundle: Path) -> None:
+    """On one place the second cannot start within `wait_s` of a first that takes longer."""
+    cores = this_machine().cores
+    settings = Settings(mode="validate", threads=cores, queue=Queue(wait_s=0.02))
+
+    async def ask(engine: OpenedEngine, events: list[Event]) -> None:
+        assert engine.status.places == 1
+        reply = await engine.answer(call_of(slow=0.1))
+        assert (reply.disagreement is not None, reply.warnings) == (True, ())
+
+    with_engine(bundle, ask, settings)
+
+
+def test_validate_tells_why_the_wanted_variant_is_missing_and_pairs_without_fp32(bundle: Path) -> None:
+    standing = Fallback(preferred="fp16", why="load", detail="it could not be loaded on this server")
+
+    async def ask(engine: OpenedEngine, events: list[Event]) -> None:
+        variants, served = engine._variants, engine._served
+        reply = await validated(variants, served, call_of(), ("int8", "fp32"), standing)
+        assert (reply.answer.variant, reply.fallback) == ("int8", standing)
+
+    with_engine(bundle, ask, VALIDATE)
+    assert pair_of(("int8", "fp16")) == ("int8", "fp16")
+
+
 def test_validate_refuses_where_both_fail(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path / "bundle", faulty=("int8", "fp32"))
 
@@ -142,6 +184,25 @@ def test_batched_answers_are_those_of_single_calls(bundle: Path) -> None:
         assert [reply.answer.variant for reply in mixed] == ["int8"] * 4 + ["fp32"]
 
     with_engine(bundle, ask, Settings(batching=Batching(use="on", wait_s=0.01)))
+
+
+def test_a_batch_that_stalls_fails_once_and_takes_one_thread(bundle: Path) -> None:
+    settings = Settings(
+        threads=this_machine().cores,
+        batching=Batching(use="on", rows=4, wait_s=0.5),
+        queue=Queue(timeout_s=0.2, wait_s=5.0),
+        breaker=Breaker(failures=2),
+    )
+
+    async def ask(engine: OpenedEngine, events: list[Event]) -> None:
+        engine._variants.batch("int8", 4)
+        slow = [call_of(cases(1, seed=i, slow=60.0)) for i in range(4)]
+        replies = await asyncio.gather(*(engine.answer(call) for call in (call_of(), *slow)))
+        assert [reply.fallback and reply.fallback.why for reply in replies] == [None, *["timeout"] * 4]
+        assert len([event for event in events if isinstance(event, Faulted)]) == 1
+        assert engine._variants.breakers["int8"].state == "closed"
+
+    with_engine(bundle, ask, settings)
 
 
 def test_batching_is_measured_once_the_engine_rests(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,3 +179,12 @@ def test_a_closed_engine_refuses(bundle: Path) -> None:
         assert refused.value.cause == "not_ready"
 
     with_engine(bundle, ask)
+
+
+def test_a_variant_that_nobody_judged_is_not_served(tmp_path: Path) -> None:
+    parts = tiny_parts()
+    variants = tuple(dataclasses.replace(v, status=None) for v in parts.variants)
+    write_bundle(tmp_path / "bundle", dataclasses.replace(parts, variants=variants, selected="fp32"))
+    opened = open_bundle(tmp_path / "bundle", Settings(), HERE)
+    assert opened.selection.order == ("fp32",)
+    assert "int8 is not judged, not approved" in [v.reason for v in opened.variants]

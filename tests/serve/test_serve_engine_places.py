@@ -146,6 +146,23 @@ def test_a_stalled_call_is_asked_to_stop_and_another_thread_takes_its_place() ->
     run(test)
 
 
+def test_a_call_that_was_cut_short_says_nothing_of_how_long_one_takes() -> None:
+    async def test() -> None:
+        places, gate = Places(1, Queue(wait_s=1.0), service_s=0.5), threading.Event()
+        assert places.retry_after_s == 0.5
+        for _ in range(5):
+            gate.clear()
+            given_up = asyncio.create_task(places.run(blocked(gate), start_by=far()))
+            await asyncio.sleep(0.01)
+            given_up.cancel()
+            gate.set()
+            await until(lambda: places.in_flight == 0)
+        assert places.retry_after_s == 0.5
+        await places.close()
+
+    run(test)
+
+
 def test_threads_are_not_replaced_without_end_and_come_back() -> None:
     async def test() -> None:
         places, gate = Places(1, Queue(timeout_s=0.02)), threading.Event()

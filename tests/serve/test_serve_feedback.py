@@ -182,7 +182,7 @@ def ab(seen: Watching, *, right: tuple[float, float], n: int, subject: bool = Tr
             request_id=str(k),
             arm=arm,
             variant={"a": "int8", "b": "fp32"}[arm],
-            subject="Jane" if subject else None,
+            subject=f"subject {k}" if subject else None,
         )
         seen.monitor.answered(event)
         tell(seen, str(k), "glioma")
@@ -199,6 +199,35 @@ def test_a_test_of_two_arms_ends_where_they_differ_for_certain() -> None:
     assert view.state == "alarm"
     assert "tiny:1/int8 is right more often" in view.words
     assert "comparison" in [alarmed.kind for alarmed in seen.alarms]
+
+
+def test_of_each_subject_the_first_label_counts() -> None:
+    """Answers about one patient are right or wrong together."""
+    seen = watching(mode="ab", comparison={"share": 0.5})
+    for k in range(40):
+        decision, subject = (("glioma", "Jane"), ("no tumour", "John"))[k % 2]
+        seen.monitor.answered(answered((decision,), request_id=str(k), arm="ab"[k % 2], subject=subject))
+        assert tell(seen, str(k), "glioma")["counted"]  # for the sensitivity
+    view = seen.monitor.snapshot(status()).comparison
+    assert view is not None
+    assert (view.labelled_a, view.labelled_b, view.requests_a, view.state) == (1, 1, 20, "ok")
+
+
+def test_another_version_is_another_test_and_labels_speak_of_the_one_that_answered() -> None:
+    seen = watching(mode="ab", comparison={"share": 0.5, "bundle": "b"})
+    seen.monitor.watch(manifest(), "candidate", act=seen.acted.append)
+    for k, (arm, version) in enumerate((("a", "1"), ("b", "candidate"))):
+        event = answered(request_id=f"before {k}", arm=arm, version=version, subject=str(k))
+        seen.monitor.answered(event)
+    seen.monitor.watch(manifest(), "2", act=seen.acted.append)
+    event = answered(request_id="after", arm="b", version="candidate", subject="s")
+    seen.monitor.answered(event)
+    for request_id in ("before 0", "before 1", "after"):
+        tell(seen, request_id, "glioma")
+    shown = [seen.monitor.snapshot(status(version=v)).comparison for v in ("1", "2")]
+    assert [view and (view.labelled_a, view.labelled_b) for view in shown] == [(1, 1), (0, 1)]
+    seen.monitor.forget("tiny", "1")
+    assert b'kind="comparison",model="tiny",version="1"' not in seen.monitor.metrics([status(version="2")])
 
 
 def test_arms_that_are_equal_stay_undecided_and_those_without_a_subject_are_in_none() -> None:

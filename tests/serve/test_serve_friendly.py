@@ -225,32 +225,50 @@ def many_parts() -> tuple[bytes, str]:
     return browser(*(("a", None, "", b"") for _ in range(20_000)))
 
 
+def drawn_again() -> bytes:
+    """A progressive JPEG of few bytes, that takes as long as thousands."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "JPEG", progressive=True)
+    jpeg = file.getvalue()
+    return jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * 1000 + jpeg[-2:]
+
+
 def nested(depth: int) -> bytes:
     return b'{"inputs":' + b"[" * depth + b"]" * depth + b"}"
 
 
 REFUSED: list[tuple[str, tuple[bytes, str | None], str, str]] = [
     ("image", (b"", None), "malformed", "body is empty"),
-    ("image", (b"nothing", None), "malformed", "cannot be decoded"),
+    ("image", (b"nothing", None), "malformed", r"a whole file of PNG, JPEG$"),
+    ("image", (picture("TIFF"), None), "malformed", r"a whole file of PNG, JPEG$"),
     ("image", (picture()[:-30], "image/png"), "malformed", "cannot be decoded"),
     ("image", (png_bomb(), "image/png"), "malformed", "too large"),
+    ("image", (drawn_again(), "image/jpeg"), "malformed", "at most 32 scans"),
     ("image", (picture(), "video/mp4"), "media_type", "takes an image file, not 'video/mp4'"),
     ("image", (b"{}", "application/json"), "malformed", "JSON must be an image file, or"),
     ("image", (dicom()[:-9], None), "malformed", "DICOM file cannot be decoded"),
     ("signal", (picture(), None), "malformed", "in UTF-8"),
     ("signal", (b"PK\x03\x04" + bytes(99), "application/zip"), "malformed", "whole zip file"),
-    ("table", (b'{"age": NaN}', None), "malformed", "must be JSON"),
-    ("table", (b'{"age": 1' + b"0" * 5000 + b"}", None), "malformed", "must be JSON"),
+    ("table", (b'{"age": NaN}', None), "malformed", "JSON knows no NaN"),
+    ("table", (b'{"age": 1' + b"0" * 5000 + b"}", None), "malformed", "too many digits"),
+    ("table", (b'{"age": 61, "age": 16}', None), "malformed", "names one key twice"),
+    ("table", (b"[" + b"[]," * (1 << 20) + b"[]]", None), "too_large", "lists and objects"),
+    ("table", (b"[" + b"0," * (1 << 20) + b"0]", None), "too_large", "more values than the model takes"),
     ("table", (b'{"age": 61}', None), "malformed", "a column 'band'; it lacks: band, sex, diagnosis"),
-    ("table", (nested(200_000), None), "malformed", "must be JSON"),
+    ("table", (nested(200_000), None), "malformed", "nested too deeply"),
     ("table", (nested(500), None), "malformed", "arrays of numbers"),
     ("table", (b'{"inputs": [[1, 2], [3]]}', None), "malformed", "arrays of numbers"),
-    ("table", (b'{"inputs": [["a", 1, 1, 1, 1, 1, 1]]}', None), "malformed", "must be float32"),
+    ("table", (b'{"inputs": [["a", 1, 1, 1, 1, 1, 1]]}', None), "malformed", "arrays of numbers"),
+    # As texts of one length they would be 2 GB.
+    ("table", (b'{"inputs": ["' + b"a" * 5000 + b'"' + b", 1" * 100_000 + b"]}", None), "malformed",
+     "arrays of numbers"),
+    ("table", (b'{"inputs": null}', None), "malformed", "arrays of numbers"),
+    ("table", (b'{"inputs": [1' + b"0" * 400 + b"]}", None), "malformed", "must be float32"),
     ("table", (b'{"inputs": [[1e39, 1, 1, 1, 1, 1, 1]]}', None), "malformed", "must be finite"),
-    ("table", (b'{"inputs": {"y": [1]}}', None), "malformed", "inputs must be x, got y"),
+    ("table", (b'{"inputs": {"y": [1]}}', None), "malformed", "inputs must be x, and nothing else"),
     ("table", (b"[1, 2]", None), "malformed", "JSON must be a row of a table"),
     ("table", (json.dumps([ROW] * 65).encode(), None), "too_large", "at most 64 rows"),
-    ("table", (b"[" + b" " * (17 << 20) + b"]", None), "too_large", "JSON may have at most"),
+    ("table", (b"[" + b" " * (17 << 20) + b"]", None), "too_large", "JSON must have at most"),
     ("table", (b"x", "text/html"), "media_type", "takes a row of a table"),
     ("none", (b"x", "image/png"), "media_type", "takes arrays of numbers"),
     ("none", (b'{"inputs": [[1, 2]]}', None), "malformed", "must have shape"),
@@ -260,6 +278,9 @@ REFUSED: list[tuple[str, tuple[bytes, str | None], str, str]] = [
     ("image", browser(("f", "a.png", "multipart/form-data", b"x")), "malformed", "name a boundary"),
     ("image", (b"--x", "multipart/form-data"), "malformed", "name a boundary"),
     ("image", (b"--x", "multipart/form-data; boundary=y"), "malformed", "hold its boundary"),
+    # Parsing it would take five seconds.
+    ("image", (b"--x\r\n", 'multipart/form-data; boundary=x; a="' + ";" * 60_000), "malformed",
+     "name a boundary"),
     ("image", (b"--x\r\n" + b"a" * (8 << 20), "multipart/form-data; boundary=x"), "malformed", "be whole"),
     ("image", (b"--x\r\na: b" + b"c" * 9999 + b"\r\n--x--", "multipart/form-data; boundary=x"), "malformed",
      "headers of at most"),

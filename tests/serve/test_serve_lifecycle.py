@@ -7,6 +7,8 @@ import http.client
 import os
 import shutil
 import signal
+import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,7 +18,8 @@ import pytest
 from serving_bundles import cases, tiny_bundle
 from serving_process import Running, left_behind, running, start, wait_until_ready
 
-from pastille.serve.supervise import MOST, pause_s
+from pastille.serve.listening import listen, take_no_more
+from pastille.serve.supervise import MOST, _Supervisor, pause_s
 from pastille.wire import encode_request
 
 INFER = "/v2/models/tiny/infer"
@@ -113,6 +116,59 @@ def test_sigterm_answers_what_only_waits_in_the_backlog(bundle: Path) -> None:
         assert server.process.wait(60) == 0
 
 
+def test_sigterm_resets_nobody_who_connects_at_the_last_moment(bundle: Path) -> None:
+    """A connection is answered or not made: what a closing socket has not accepted would be reset."""
+    found, started = Counter[str](), threading.Barrier(9)
+    with running(bundle) as server:
+
+        def ask_until_refused() -> None:
+            started.wait()
+            while True:
+                try:
+                    peer = server.connect()
+                except ConnectionRefusedError:
+                    return
+                except OSError as error:
+                    found[f"connect: {type(error).__name__}"] += 1
+                    continue
+                found[asked_once(peer)] += 1
+
+        threads = [threading.Thread(target=ask_until_refused) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        started.wait()
+        time.sleep(0.1)
+        assert server.stop() == 0
+        for thread in threads:
+            thread.join(60)
+    assert set(found) == {"HTTP/1.1 200"}
+
+
+def asked_once(peer: socket.socket) -> str:
+    """The model's metadata on a connection that was made: the status, or how it ended."""
+    with peer:
+        try:
+            peer.sendall(b"GET /v2/models/tiny HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return peer.recv(1 << 16)[:12].decode() or "closed"
+        except OSError as error:
+            return type(error).__name__
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the filter is Linux's")
+def test_a_listener_that_takes_no_more_still_has_what_it_took() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address) as early:
+            take_no_more(listener)
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.1)
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.setblocking(True)
+                early.sendall(b"asked")  # the filter lets pass what belongs to a connection
+                assert accepted.recv(16) == b"asked"
+
+
 def test_a_drain_has_an_end(bundle: Path, tmp_path: Path) -> None:
     with running(bundle, args=settings(tmp_path, "drain_s: 0.3")) as server:
         with server.connect() as peer:
@@ -160,8 +216,8 @@ def test_without_a_model_it_ends_and_says_why(bundle: Path, tmp_path: Path, brok
 
 
 def test_a_taken_port_is_named(bundle: Path) -> None:
-    with running(bundle) as server:
-        other = start(bundle, args=("--port", str(server.port)))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        other = start(bundle, args=("--port", str(taken.getsockname()[1])))
         assert other.process.wait(60) == 1
         assert any("taken" in line for line in other.logged)
 
@@ -186,6 +242,26 @@ def test_a_server_does_not_outlive_its_supervisor(bundle: Path) -> None:
     [worker] = left_behind(server.pid)
     server.stop(signal.SIGKILL)
     _until(lambda: not Path(f"/proc/{worker}").exists() or _is_dead(worker))
+
+
+def test_sigterm_while_a_killed_server_comes_back_is_a_stop_like_any(bundle: Path) -> None:
+    server = start(bundle, restart=True)
+    wait_until_ready(server)
+    [worker] = left_behind(server.pid)
+    os.kill(worker, signal.SIGKILL)
+    _until(lambda: set(left_behind(server.pid)) - {worker})
+    assert server.stop() == 0  # its successor is not far enough to have a say
+
+
+def test_a_stop_ends_the_pause_before_a_restart() -> None:
+    supervisor = _Supervisor(-1, 0, ["/nonexistent"])
+    supervisor.deaths = MOST - 1
+    pausing = threading.Thread(target=supervisor.revive, args=(9,), daemon=True)
+    pausing.start()
+    time.sleep(0.2)
+    supervisor.stopping = True
+    pausing.join(10)
+    assert not pausing.is_alive()
 
 
 def test_the_supervisor_gives_up_what_dies_at_once() -> None:

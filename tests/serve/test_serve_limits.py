@@ -6,13 +6,21 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pastille.serve.errors import Refused
+from pastille.serve.endpoint import Asked, Endpoint
+from pastille.serve.errors import STATUS, Cause, Refused
+from pastille.serve.http_answers import PIECE, Outcome, refusal, send_outcome
 from pastille.serve.limits import _PEERS, Budget, GoneError, Rate, network_of, read_body
-from pastille.serve.settings import Limits
+from pastille.serve.routes_infer import json_numbers
+from pastille.serve.settings import Limits, Settings
+from pastille.serve.standing import Standing
+from pastille.serve.watch.monitor import open_monitor
+from pastille.values import TensorSpec
+from pastille.wire import InferRequest, RequestedOutput
 
 LIMITS = Limits(body_bytes=10)
 
@@ -67,6 +75,64 @@ def test_a_budget_is_given_back_after_a_refusal_too() -> None:
     assert budget.held == 0
 
 
+def test_an_answer_that_is_being_read_takes_the_room_of_bodies() -> None:
+    budget = Budget(10)
+    with budget.holding(12):
+        with pytest.raises(Refused), budget.share() as take:
+            take(1)
+        assert budget.held == 12
+    assert budget.held == 0
+
+
+def test_a_peer_that_does_not_read_a_large_answer_is_let_go() -> None:
+    settings = Settings(limits=Limits(body_s=0.05))
+    standing = Standing(settings=settings, monitor=open_monitor(settings))
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def large(_asked: Asked) -> Outcome:
+        return Outcome(body=bytes(3 * PIECE))
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+        if len(sent) == 3:  # the head and one piece were read, and nothing after
+            assert standing.budget.held == 3 * PIECE
+            await asyncio.Event().wait()
+
+    endpoint = Endpoint(standing=standing, handlers={"GET": large}, scope=None, name="x")
+    scope: dict[str, Any] = {"method": "GET", "headers": [], "path_params": {}, "query_string": b""}
+    asyncio.run(asyncio.wait_for(endpoint(scope, receiving(), send), 10))
+    assert [len(m.get("body", b"")) for m in sent] == [0, PIECE, PIECE]
+    assert standing.budget.held == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 2 * PIECE + 7])
+def test_an_answer_is_its_pieces(size: int) -> None:
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    asyncio.run(send_outcome(Outcome(body=body), send))
+    assert b"".join(m["body"] for m in sent[1:]) == body
+    assert [m.get("more_body", False) for m in sent[1:]] == [True] * (len(sent) - 2) + [False]
+    assert max(len(m["body"]) for m in sent[1:]) <= PIECE
+
+
+def test_an_answer_in_json_has_a_bound_before_a_model_is_asked() -> None:
+    mask = TensorSpec(name="mask", shape=(4, 512, 512), dtype="float32")
+
+    def asked(rows: int, *, binary: bool) -> InferRequest:
+        x = np.zeros((rows, 1), np.float32)
+        return InferRequest(inputs={"x": x}, outputs=(RequestedOutput(name="mask", binary=binary),))
+
+    assert json_numbers(asked(64, binary=True), mask, Settings()) == 0
+    assert json_numbers(asked(1, binary=False), mask, Settings()) == 1 << 20
+    with pytest.raises(Refused, match="ask for binary_data_output") as refused:
+        json_numbers(asked(2, binary=False), mask, Settings())
+    assert refused.value.status == 413
+
+
 def receiving(*messages: dict[str, Any]) -> Callable[[], Awaitable[MutableMapping[str, Any]]]:
     left = list(messages)
 
@@ -102,6 +168,14 @@ def test_a_declared_length_is_refused_before_anything_is_read() -> None:
     with pytest.raises(Refused) as refused:
         read(headers={b"content-length": b"11"})
     assert refused.value.status == 413
+
+
+@pytest.mark.parametrize("cause", [cause for cause, status in STATUS.items() if status in (429, 503)])
+def test_who_is_refused_for_now_is_told_when_to_come_back(cause: Cause) -> None:
+    own = [refusal(Refused(cause, "not now", retry_after_s=s)).headers for s in (0.2, 1.2)]
+    assert own == [((b"retry-after", b"1"),), ((b"retry-after", b"2"),)]
+    if STATUS[cause] == 503:
+        assert refusal(Refused(cause, "not now")).headers == ((b"retry-after", b"1"),)
 
 
 def test_nobody_is_answered_who_left() -> None:

@@ -91,7 +91,9 @@ def test_the_top_says_in_words_shape_and_colour_whether_all_is_well(opened: Open
 def test_the_reason_of_a_fallback_is_named(opened: Opened) -> None:
     page, _ = opened(snapshots.FALLEN)
     assert "int8: its golden cases differ from where it was validated" in page.inner_text("#reason")
-    assert "not used" in page.inner_text("#variants")
+    variants = page.inner_text("#variants")
+    assert "not used" in variants
+    assert re.search(r"fp32\s+answering", variants)
 
 
 def test_every_alarm_is_at_the_top_and_in_its_section(opened: Opened) -> None:
@@ -346,6 +348,21 @@ def test_a_row_is_filled_in_and_only_sent_when_it_can_be_read(opened: Opened) ->
     assert network.posted()[0].headers["content-type"] == "application/json"
     page.check("text=Text")
     assert page.input_value("#input") == "We studied 40."
+
+
+def test_the_answer_to_one_input_is_not_shown_beside_another(opened: Opened) -> None:
+    page, _ = opened(accepts=(ROW, TEXT, IMAGE))
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: page.type("#input", " "),
+        lambda: page.click("text=Back to the example"),
+        lambda: page.check("text=Text"),
+    )
+    for change in changes:
+        page.click("text=Ask the model")
+        page.wait_for_selector(".label")
+        change()
+        assert page.locator(".label").count() == 0
+        assert "The answer appears here" in page.inner_text(".result")
 
 
 def test_a_row_is_a_form_where_its_columns_are_known(opened: Opened) -> None:

@@ -211,3 +211,26 @@ async def test_an_engine_is_closed_when_it_owes_nothing_or_the_time_is_up() -> N
         assert await closing is in_time
         assert engine.owed_at_close == (0 if in_time else 1)
         await asyncio.gather(*owed)
+
+
+@in_a_loop
+async def test_after_an_alarm_the_same_bundle_is_opened_anew_and_int8_answers_again() -> None:
+    async with serving(bundle(1)) as (registry, _):
+        engine = registry.engine("tiny")
+        assert (await registry.load(bundle(1))).version == "1"
+        engine.alarm("they disagree")
+        assert (await registry.answer("tiny", None, call())).answer.variant == "fp32"
+        assert (await registry.load(bundle(1))).version == "2"
+        reply = await registry.answer("tiny", None, call())
+        assert (reply.answer.variant, reply.version, reply.fallback) == ("int8", "2", None)
+
+
+@in_a_loop
+async def test_what_is_read_beside_the_model_is_of_the_version_that_answers() -> None:
+    async with serving(bundle(1)) as (registry, _):
+        await registry.load(bundle(2))
+        await registry.unload("tiny", "2")
+        assert (await answering(registry), registry.directories["tiny"]) == ("1", bundle(1))
+        await registry.load(bundle(3))
+        await registry.roll_back("tiny")
+        assert (await answering(registry), registry.directories["tiny"]) == ("1", bundle(1))

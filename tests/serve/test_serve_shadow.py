@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from pastille.serve import shadow
 from pastille.serve.assignment import is_sampled
 from pastille.serve.comparing import compare, positive_labels
 from pastille.serve.engine.machine import this_machine
+from pastille.serve.errors import Refused
+from pastille.serve.seams import Engine
 from pastille.serve.values import Compared, Dropped
 from pastille.values import Status
 
@@ -45,15 +49,15 @@ def fp32_says_ill() -> np.ndarray:
 
 
 @in_a_loop
-async def test_a_share_of_the_requests_is_compared_the_same_ones_every_time() -> None:
-    sampled = [i for i in range(40) if is_sampled(f"request {i}", salt="pastille", share=0.3)]
+async def test_a_share_of_the_requests_is_compared_whatever_ids_they_have() -> None:
+    sampled = [i for i in range(40) if is_sampled(f"{i + 1} one id", salt="pastille", share=0.3)]
     assert 4 <= len(sampled) <= 20
     for _ in range(2):
         async with serving(bundle(1), mode="shadow", comparison=comparing(share=0.3, queue=99)) as opened:
             registry, watcher = opened
             for i in range(40):
                 x = cases(1 + i, seed=i)
-                await registry.answer("tiny", None, call(x, request_id=f"request {i}"))
+                await registry.answer("tiny", None, call(x, request_id="one id"))
             await until(lambda w=watcher: len(w.heard(Compared)) == len(sampled))  # type: ignore[misc]
             assert [len(event.disagree) - 1 for event in watcher.heard(Compared)] == sampled
 
@@ -158,7 +162,8 @@ async def test_another_bundle_is_compared_even_where_it_was_not_approved() -> No
         assert (event.served, event.other) == ("tiny:1/int8", "tiny:candidate/int8")
         assert event.gained.tolist() == event.disagree.tolist()
         assert event.gained.any()
-        assert (await registry.answer("tiny", "candidate", call())).version == "candidate"
+        with pytest.raises(Refused, match="no such version"):  # it did not pass the gate: nobody is answered
+            await registry.answer("tiny", "candidate", call())
         await registry.answer("tiny", None, call(cases(1, nan=1)))  # the candidate cannot answer
         await until(lambda: len(watcher.heard(Dropped)) == 1)
     assert set(watcher.forgotten) == {"tiny:1", "tiny:candidate"}
@@ -244,3 +249,14 @@ def test_a_task_that_decides_nothing_has_nothing_to_compare() -> None:
     assert found(numbers[0], numbers[1], manifest("regression")) == ["", ""]
     with pytest.raises(ValueError, match="one length"):
         compare(decided("ill"), decided("ill", "ill"), manifest("binary"))
+
+
+@in_a_loop
+async def test_of_three_variants_the_preferred_one_is_held_against_fp32() -> None:
+    """The alarm takes it out of service for deciding otherwise than fp32, not than another compressed one."""
+    async with serving(bundle(1), mode="shadow") as (registry, _):
+        engine = registry.engine("tiny")
+        int8, fp32 = engine.status.variants
+        status = replace(engine.status, variants=(int8, replace(int8, name="fp16"), fp32))
+        known = cast("Engine", SimpleNamespace(manifest=engine.manifest, status=status))
+        assert registry._variant_to_compare(known) == "fp32"

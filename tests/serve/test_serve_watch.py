@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from serving_watched import VALIDATED, manifest, status, watching
 
 from pastille.serve.errors import Refused
 from pastille.serve.values import Dropped, Fallback, Turned
+from pastille.serve.watch import words
 from pastille.serve.watch.snapshot import Latency
 from pastille.serve.watch.windows import Histogram, Ring, Throughput, latency_of
 from pastille.stats.quantiles import latency_quantiles, samples_needed
@@ -78,6 +80,8 @@ def test_answers_are_counted_by_variant_and_shown_without_the_patient() -> None:
     assert [(c.what, c.why, c.count) for c in found.fallbacks] == [("int8", "non_finite", 1)]
     assert [(c.what, c.why, c.count) for c in found.refusals] == [("429", "rate", 1)]
     assert len(found.recent) == 50
+    tried = {hashlib.sha256(f"Jane Doe {k}".encode()).hexdigest()[:8] for k in range(200)}
+    assert tried.isdisjoint(one.id[:8] for one in found.recent)  # no hash that anybody can make
     newest = found.recent[0]
     assert (newest.variant, newest.decision, newest.fallback) == ("fp32", "no tumour", "non_finite")
     assert (newest.warnings, newest.cached, newest.total_ms) == (1, False, 4.0)
@@ -96,15 +100,15 @@ def test_a_cached_answer_took_no_time_in_the_runtime() -> None:
 def test_disagreement_raises_the_alarm_once_and_takes_int8_out_of_service() -> None:
     seen = watching()
     calm = [False] * 19 + [True]
-    for _ in range(20):
+    for _ in range(30):
         seen.observe(compared(calm))
     (view,) = seen.monitor.snapshot(status()).disagreements
-    assert (view.n, view.disagreed, view.lost, view.gained, view.state) == (400, 20, 20, 0, "ok")
+    assert (view.n, view.disagreed, view.lost, view.gained, view.state) == (600, 30, 30, 0, "ok")
     assert view.low is not None
     assert view.high is not None
     assert view.low < 0.05 < view.high
     assert not seen.acted
-    for _ in range(10):
+    for _ in range(3):
         seen.observe(compared([True, False], lost=False))
     (view,) = seen.monitor.snapshot(status()).disagreements
     assert view.state == "ok"
@@ -114,13 +118,29 @@ def test_disagreement_raises_the_alarm_once_and_takes_int8_out_of_service() -> N
     assert (view.state, view.limit) == ("alarm", 0.05)
     assert view.alarm_at == pytest.approx(100)
     assert view.evidence >= view.alarm_at
-    assert view.gained == 210
+    assert view.gained == 203
     assert len(seen.acted) == 1
     assert [(a.kind, a.model, a.version, a.detail) for a in seen.alarms] == [
         ("disagreement", "tiny", "1", seen.acted[0])
     ]
     assert "were decided otherwise than by fp32" in seen.acted[0]
     assert "more than the 5.0 % that may be" in view.words
+
+
+@pytest.mark.parametrize("alarm", [{"rate": 1.0}, {"significance": 1.0}])
+def test_an_alarm_that_could_never_be_is_refused_at_the_start(alarm: dict[str, float]) -> None:
+    """Not at the first comparison, in the middle of a request."""
+    with pytest.raises(ValueError, match="less than 1"):
+        watching(alarm=alarm)
+
+
+def test_one_odd_scan_of_many_slices_is_no_alarm() -> None:
+    seen = watching()
+    seen.observe(compared([True] * 64))
+    (view,) = seen.monitor.snapshot(status()).disagreements
+    assert (view.n, view.disagreed, view.state) == (64, 64, "not_enough_data")
+    assert view.evidence < view.alarm_at
+    assert not seen.acted
 
 
 def test_an_alarm_that_only_reports_or_that_is_of_two_bundles_takes_nothing_out_of_service() -> None:
@@ -140,6 +160,17 @@ def test_two_cases_are_too_few_to_speak_of_a_rate() -> None:
     seen.observe(compared([False, False]))
     (view,) = seen.monitor.snapshot(status()).disagreements
     assert view.state == "not_enough_data"
+
+
+def test_an_alarm_after_a_long_calm_does_not_contradict_the_interval() -> None:
+    """The interval is of the rate over all cases, the alarm may be of a change."""
+    after_calm, always = (
+        words.disagreement("int8", "fp32", n=455, disagreed=16, low=low, high=0.075, limit=0.05, alarm=True)
+        for low in (0.013, 0.06)
+    )
+    assert "the true rate is between" not in after_calm
+    assert "a rate above the 5.0 % that may be is shown" in after_calm
+    assert "the true rate is between 6.0 % and 7.5 %" in always
 
 
 def test_drift_is_seen_against_validation_and_only_with_enough_data() -> None:
@@ -172,6 +203,28 @@ def test_drift_is_seen_against_validation_and_only_with_enough_data() -> None:
     for value in rng.beta(4, 2, 1000):
         seen.monitor.answered(answered(confidence=(value,)))
     assert len(seen.alarms) == 2  # it ended, and went off again
+
+
+def test_drift_is_seen_in_a_fair_sample_of_the_requests() -> None:
+    """No repetition, none chosen by what was in it, and one case of each request."""
+    seen = watching()
+    for why in ("non_finite", "disagreement"):
+        failed = Fallback(preferred="fp32", why=why, detail="x")
+        seen.monitor.answered(answered(confidence=(0.5,), fallback=failed))
+    seen.monitor.answered(answered(confidence=(0.5,), cached=True))
+    assert drift_of(seen.monitor.snapshot(status()).drift) == ("not_enough_data", 0)
+    rested = Fallback(preferred="fp32", why="breaker", detail="x")
+    seen.monitor.answered(answered(confidence=(0.9,), fallback=rested))
+    rng = np.random.default_rng(0)
+    for chosen in rng.choice(VALIDATED, 999):  # 64 slices of one patient are alike
+        seen.monitor.answered(answered(["glioma"] * 64, confidence=[chosen] * 64))
+    assert drift_of(seen.monitor.snapshot(status()).drift) == ("ok", 500)
+    assert not seen.alarms
+    for k in range(1500):  # which case is looked at goes round, also where sizes alternate
+        pair = ["glioma"] * (2 if k % 2 else 1)
+        seen.monitor.answered(answered(pair, confidence=(0.9, 0.5)[: len(pair)]))
+    shares = sorted(seen.monitor.snapshot(status()).drift[0].now)
+    assert shares[-2:] == pytest.approx([0.25, 0.75], abs=0.01)
 
 
 def drift_of(views: tuple[object, ...]) -> tuple[object, object]:

@@ -64,6 +64,15 @@ def test_a_bomb_takes_no_more_memory_than_is_allowed(encoding: str) -> None:
     assert peak < 5 * LIMIT
 
 
+def test_what_is_allowed_is_held_once() -> None:
+    body, limit = gzip.compress(bytes(24 << 20), 1), 24 << 20
+    tracemalloc.start()
+    assert len(inflate(body, "gzip", limit)) == limit
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * limit
+
+
 BROKEN = {
     "cut off": gzip.compress(TEXT)[:-9],
     "cut off before its check": gzip.compress(TEXT)[:-1],

@@ -74,6 +74,13 @@ def test_a_type_is_taken_where_nothing_is_lost(sent: str, taken: bool) -> None:
             decode(request)
 
 
+def test_whole_numbers_that_a_double_would_round_are_not_taken() -> None:
+    double = [TensorSpec(name="x", shape=(3,), dtype="float64")]
+    assert decode(body(tensor(datatype="INT32", data=[1, 2, 3])), specs=double).inputs["x"].dtype == float
+    with pytest.raises(WireError, match=r"'x' must be FP64, .* got INT64"):
+        decode(body(tensor(datatype="INT64", data=[1, 2, 2**53 + 1])), specs=double)
+
+
 def test_several_inputs_come_in_the_order_of_the_model() -> None:
     specs = [TensorSpec(name=name, shape=(), dtype="int64") for name in ("ids", "mask")]
     parts = [

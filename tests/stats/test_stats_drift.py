@@ -114,6 +114,17 @@ def test_nothing_is_said_below_the_minimum() -> None:
     assert found.words == "Not enough data: 49 of 50 answers."
 
 
+def test_nothing_is_decided_before_the_first_whole_block() -> None:
+    """However far the first look is beyond its limit, it is neither an alarm nor as expected."""
+    check = DriftCheck(reference_of(np.linspace(0.5, 1, 400)))
+    check.update([0.5] * 499)
+    found = check.finding()
+    assert (found.state, found.now != ()) == ("not_enough_data", True)
+    assert found.words == "Decided for the first time after 500 answers; 499 so far."
+    check.update([0.5])
+    assert check.finding().state == "alarm"
+
+
 def test_drift_is_an_alarm_at_the_next_whole_block_and_ends_with_one_that_passes() -> None:
     rng = np.random.default_rng(0)
     seen = rng.beta(8, 2, 1000)

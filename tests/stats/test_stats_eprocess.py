@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from scipy.special import betaincc, betaln
 
 from pastille.stats.confidence_sequence import rate_sequence
-from pastille.stats.eprocess import HELD_BACK, HORIZON, RateAlarm, bets_beyond, held_back, played
+from pastille.stats.eprocess import (
+    HELD_BACK,
+    HORIZON,
+    RateAlarm,
+    bets_beyond,
+    held_back,
+    played,
+    played_share,
+)
 from pastille.stats.proportions import wilson
 
 
@@ -63,6 +71,50 @@ def test_it_is_the_sum_of_bets_that_began_at_each_case() -> None:
     fresh = HELD_BACK / HORIZON
     expected = (1 - HELD_BACK) * bet(0) + fresh * sum(bet(since) for since in range(60)) + held_back(60)
     assert alarm.evidence == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 1), st.floats(0, 1)), min_size=1, max_size=6))
+def test_cases_that_are_alike_win_no_bet_together(parts: list[tuple[float, float]]) -> None:
+    """Whatever the spread of a request's share: the stake is expected to grow as its mean says, no more."""
+    bets, total = bets_beyond(0.05), sum(chance for chance, _ in parts)
+    mean = sum(chance * share for chance, share in parts) / total
+    won = sum(chance / total * played_share(bets.weights, bets, share, fresh=0.0) for chance, share in parts)
+    assert won == pytest.approx(played_share(bets.weights, bets, mean, fresh=0.0), rel=1e-9)
+    assert played_share(bets.weights, bets, 0.05, fresh=0.0) == pytest.approx(bets.weights, rel=1e-9)
+
+
+def test_the_slices_of_one_scan_count_as_one_case() -> None:
+    scan, single = RateAlarm(0.05), RateAlarm(0.05)
+    for disagreed in (0, 1, 0):
+        scan.update_together(64 * disagreed, 64)
+        single.update(disagreed)
+    assert scan.evidence == pytest.approx(single.evidence)
+    assert not scan.alarm, "one odd scan shows no rate"
+    assert (scan.n, scan.disagreed, scan.looks, scan.shares) == (192, 64, 3, 1.0)
+
+
+def test_scans_whose_slices_go_together_raise_no_more_false_alarms_than_promised() -> None:
+    """One request in twenty disagrees, and then on all of its 64 cases."""
+    rng, fired, singly = np.random.default_rng(0), 0, 0
+    for _ in range(60):
+        together, apart = RateAlarm(0.05), RateAlarm(0.05)
+        for odd in (rng.random(300) < 0.05).tolist():
+            together.update_together(64 * odd, 64)
+            apart.update(64 * odd, 64)
+        fired, singly = fired + together.alarm, singly + apart.alarm
+    assert fired <= 3
+    assert singly == 60
+
+
+def test_the_sequence_of_shares_is_that_of_the_mean_share() -> None:
+    rng = np.random.default_rng(1)
+    shares = rng.choice([0.0, 0.25, 1.0], (200, 300), p=[0.88, 0.08, 0.04])  # a mean of 0.06
+    sums = shares.cumsum(axis=1)
+    missed = 0
+    for run in sums:
+        looks = [rate_sequence(float(run[n - 1]), n) for n in (1, 10, 50, 150, 300)]
+        missed += any(not look.low <= 0.06 <= look.high for look in looks)
+    assert missed <= 0.05 * len(sums)
 
 
 def test_an_alarm_stays_until_it_is_reset() -> None:

@@ -81,6 +81,7 @@ def show_demo(result: RunResult, folder: Path) -> None:
         "Try next:",
         f"  pastille verify {result.bundle}",
         f"  pastille bench {result.bundle}",
+        f"  pastille serve {result.bundle}",
         f"  pastille run {folder / 'recipe.yaml'} --set plan.0.prune.sparsity=0.7",
         f"  open {result.report} in a browser",
         "  pastille demo --list",

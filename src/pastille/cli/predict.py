@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,19 +75,32 @@ def prediction_lines(answer: Prediction) -> list[str]:
           healthy   9.0 %
         by int8 of mri 2
     """
-    said = [_decided(answer), *_probabilities(answer.probabilities)]
+    cases = answer.said.get("cases") or ()
+    said = _each(cases) if len(cases) > 1 else [_decided(answer)]
+    said += _probabilities(answer.probabilities)
     said.append(f"by {answer.variant} of {answer.model} {answer.version}")
     if answer.fallback:
         said.append(f"fallback: {answer.fallback}")
     return [*said, *(f"warning: {warning}" for warning in answer.warnings)]
 
 
+def _each(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each of several rows, or windows of a recording."""
+    return [f"{number}: {_case(case)}" for number, case in enumerate(cases, start=1)]
+
+
+def _case(case: Mapping[str, Any]) -> str:
+    decision = case.get("decision")
+    return _undecided(case) if decision is None else _worded(decision, case.get("confidence"))
+
+
 def _decided(answer: Prediction) -> str:
-    label = answer.label
-    if label is None:
-        return _undecided(answer.said)
+    return _undecided(answer.said) if answer.label is None else _worded(answer.label, answer.confidence)
+
+
+def _worded(label: str | Sequence[str], confidence: float | None) -> str:
     text = label if isinstance(label, str) else ", ".join(label) or "none of the labels"
-    return text if answer.confidence is None else f"{text} ({answer.confidence:.1%})".replace("%", " %")
+    return text if confidence is None else f"{text} ({confidence:.1%})".replace("%", " %")
 
 
 def _undecided(said: Mapping[str, Any]) -> str:

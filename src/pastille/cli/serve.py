@@ -27,7 +27,10 @@ EPILOG = examples(
     "pastille serve digits/bundle ecg/bundle --config serve.yaml",
 )
 TOKEN_EPILOG = examples(
-    "pastille token ward-7", "pastille token prometheus --scope monitor", "pastille token ops --scope admin"
+    "pastille token ward-7",
+    "pastille token ward-7 >> tokens.txt",
+    "pastille token prometheus --scope monitor >> tokens.txt",
+    "pastille token ops --scope admin >> tokens.txt",
 )
 _INHERITED = "PASTILLE_SERVE_LISTENER"  # file descriptor of the socket that a supervisor holds
 
@@ -111,6 +114,9 @@ def _check_folders(bundles: Sequence[Path]) -> None:
             what = "is a file" if bundle.exists() else "does not exist"
             wanted = "serve takes a bundle's directory, such as runs/NAME/STAMP-HASH/bundle"
             fail(f"{bundle} {what}; {wanted}", ExitCode.USAGE)
+        within = bundle / "bundle"
+        if (within / "manifest.json").exists() and not (bundle / "manifest.json").exists():
+            fail(f"{bundle} is a run; its bundle is {within}", ExitCode.USAGE)
 
 
 def _serve(bundles: Sequence[Path], settings: Settings, *, restart: bool) -> None:
@@ -168,7 +174,10 @@ def token(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token for `pastille serve --token-file`: the server keeps its hash, the client the token."""
+    """Make a token for `pastille serve --token-file`: the server keeps its hash, the client the token.
+
+    The line for the server goes to stdout, so that >> adds it to its file; the token to stderr.
+    """
     from pastille.serve.auth import SCOPES, new_token
     from pastille.serve.configuring import line_of
 
@@ -181,5 +190,6 @@ def token(
     if as_json:
         show_json({"token": secret, "line": line_of(kept)})
         return
-    out.print(f"token, for the client, shown this once:  {secret}", markup=False)
-    out.print(f"line, for the server's --token-file:     {line_of(kept)}", markup=False)
+    err.print(f"token, for the client, shown this once:  {secret}", markup=False)
+    err.print("line, for the server's --token-file:", markup=False)
+    out.print(line_of(kept), markup=False)  # alone on stdout: it can be appended to the file as it is

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pastille.data.dicom_file import MAX_BYTES, PILLOW, RLE, Contents, check_rle, contents
+from pastille.data.dicom_file import (
+    MAX_BYTES,
+    MAX_SEQUENCE_BYTES,
+    PILLOW,
+    RLE,
+    BoundedReads,
+    Contents,
+    check_rle,
+    contents,
+)
+from pastille.data.jpeg import check_scans
 from pastille.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -62,10 +72,19 @@ def _parsed(held: Contents) -> Dataset:
     except ImportError:
         raise UsageError("DICOM needs pydicom; install it with pip install 'pastille[dicom]'") from None
     config.settings.reading_validation_mode = config.IGNORE  # its warnings quote values
-    dataset = read_dataset(io.BytesIO(held.data), held.implicit, held.little_endian)
+    dataset = read_dataset(BoundedReads(held.data), held.implicit, held.little_endian)
+    _check_tables(dataset)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = held.syntax
     return dataset
+
+
+def _check_tables(dataset: Dataset) -> None:
+    """Tables are parsed when they are looked at, by a reader without bounds."""
+    for name in ("ModalityLUTSequence", "VOILUTSequence"):
+        raw = dataset.get_item(name) if name in dataset else None
+        if len(getattr(raw, "value", None) or b"") > MAX_SEQUENCE_BYTES:
+            raise DataError(f"DICOM file has a look-up table of more than {MAX_SEQUENCE_BYTES} bytes")
 
 
 def _require_image(dataset: Dataset) -> None:
@@ -96,6 +115,7 @@ def _check_frame(dataset: Dataset, syntax: str) -> None:
         depth = int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated) // 8
         check_rle(frame, expected=rows * columns * depth)
         return
+    check_scans(frame)
     with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
         if image.size != (columns, rows):
             raise DataError("DICOM file has a compressed frame of another size than it says")
@@ -122,15 +142,19 @@ def _grey(dataset: Dataset, stored: np.ndarray) -> tuple[np.ndarray, tuple[str, 
     for block in blocks:
         unit = _unit(dataset, apply_modality_lut(stored[block], dataset), ends)
         inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+        if not np.isfinite(unit).all():
+            raise DataError("DICOM file has a table or a window that cannot be")
+        unit = np.clip(unit, 0, 1)  # a table may hold more than it says
         shown[block] = np.rint(255 * (1 - unit if inverted else unit))
     return shown, (NO_WINDOW,) if ends else ()
 
 
 def _ends(dataset: Dataset, recorded: Iterable[np.ndarray]) -> tuple[float, float] | None:
-    """What is black and what is white where the file does not say; None where it does, or has 8 bits."""
+    """What is black and white where the file does not say; None where it does, or has 8 bits, unsigned."""
     named = dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None
     rescaled = "RescaleSlope" in dataset or "ModalityLUTSequence" in dataset
-    if named or dataset.get("VOILUTSequence") or (int(dataset.BitsStored) == 8 and not rescaled):
+    plain = int(dataset.BitsStored) == 8 and not rescaled and not dataset.get("PixelRepresentation")
+    if named or plain or dataset.get("VOILUTSequence"):
         return None
     each = [(float(x.min()), float(x.max())) for x in recorded]
     return min(low for low, _ in each), max(high for _, high in each)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pastille.errors import DataError
 
 MAX_BYTES = 64 << 20  # of a file, and of what a deflated one holds
 MAX_ELEMENTS = 20_000  # each takes half a kilobyte once it is parsed
+MAX_RUNS = 4 << 20  # of a run-length encoded frame, which is unpacked run by run
+MAX_READS = 3 * MAX_ELEMENTS  # of a parser, which reads each element's head, length and value
 MAX_SEQUENCE_BYTES = 1 << 20  # of a sequence whose items are not looked at here
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _UNDEFINED = 0xFFFFFFFF
@@ -43,6 +46,25 @@ class Contents:
     def little_endian(self) -> bool:
         """The order of bytes."""
         return self.syntax != BIG_ENDIAN
+
+
+class BoundedReads(io.BytesIO):
+    """A data set that a parser reads from: whatever it takes for an element, it finds so many at most."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As any file.
+
+        Raises:
+            DataError: It was read too often.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise DataError(f"DICOM file has more than the {MAX_ELEMENTS} elements that are read")
+        return super().read(size)
 
 
 def is_dicom(data: bytes) -> bool:
@@ -105,6 +127,9 @@ def _inflated(data: bytes, limit: int) -> bytes:
 
 
 def _check_elements(held: Contents) -> None:
+    """What a parser would read otherwise than it is read here is not read at all."""
+    if all(0x40 < letter < 0x5B for letter in held.data[4:6]) == held.implicit and len(held.data) >= 8:
+        raise DataError("DICOM file is not written in the transfer syntax that it names")
     for n, (tag, length) in enumerate(_elements(held)):
         if n >= MAX_ELEMENTS:
             raise DataError(f"DICOM file has more than the {MAX_ELEMENTS} elements that are read")
@@ -144,25 +169,31 @@ def check_rle(frame: bytes, *, expected: int) -> None:
         expected: Bytes of the image.
 
     Raises:
-        DataError: It would be larger, by more than the padding that writers add, or is malformed.
+        DataError: It would be larger, by more than the padding that writers add, or of more than `MAX_RUNS`
+            runs, or is malformed.
     """
+    if len(frame) > 64 + 2 * (expected + 1024):  # not even runs of one byte take more
+        raise DataError("DICOM file has a run-length encoded frame that is larger than its image")
     if len(frame) < 64:
         raise DataError("DICOM file has a run-length encoded frame that is cut off")
     count, *offsets = struct.unpack_from("<16L", frame)
     starts = offsets[: min(count, 15)]
-    total = 0
+    total = runs = 0
     for start, end in zip(starts, [*starts[1:], len(frame)], strict=True):
-        total += _rle_bytes(frame[start:end], expected + 1024)
+        size, count = _rle_bytes(frame[start:end], expected + 1024)
+        total, runs = total + size, runs + count
+        if runs > MAX_RUNS:
+            raise DataError(f"DICOM file has a frame of more than the {MAX_RUNS} runs that are read")
         if total > expected + 1024:
             raise DataError("DICOM file has a run-length encoded frame that is larger than its image")
 
 
-def _rle_bytes(segment: bytes, limit: int) -> int:
-    """How much a segment unpacks to, counted until it is past the limit."""
-    at = total = 0
-    while at < len(segment) and total <= limit:
-        head = segment[at]
+def _rle_bytes(segment: bytes, limit: int) -> tuple[int, int]:
+    """How much a segment unpacks to, and of how many runs, counted until either is past its limit."""
+    at = total = runs = 0
+    while at < len(segment) and total <= limit and runs <= MAX_RUNS:
+        head, runs = segment[at], runs + 1
         literal, run = head + 1, 257 - head
         total += literal if head < 128 else run if head > 128 else 0
         at += 1 + (literal if head < 128 else 1 if head > 128 else 0)
-    return total
+    return total, runs

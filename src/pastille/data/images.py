@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final, Literal, final, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pastille.data.dicom import read_dicom
 from pastille.data.dicom_file import MAX_BYTES, is_dicom
+from pastille.data.jpeg import check_scans
 from pastille.data.normalize import normalized
 from pastille.errors import DataError, PastilleError
 from pastille.files import read_bounded
@@ -91,7 +92,11 @@ def decode_pixels(data: bytes | Path, decoding: ImageDecoding) -> np.ndarray:
 
 
 def noted_pixels(
-    data: bytes | Path, decoding: ImageDecoding, *, limit: int | None = None
+    data: bytes | Path,
+    decoding: ImageDecoding,
+    *,
+    limit: int | None = None,
+    formats: Sequence[str] = FORMATS,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """As `decode_pixels`, with what should be known of the result: a DICOM file may lack its window.
 
@@ -99,6 +104,7 @@ def noted_pixels(
         data: The file's bytes, or where it lies.
         decoding: Size and channels of the result.
         limit: Pixels that a file may have, `MAX_PIXELS` if None; of DICOM, a limit of its own holds.
+        formats: That are taken besides DICOM.
 
     Returns:
         ``(C, H, W)`` uint8, and warnings.
@@ -111,7 +117,7 @@ def noted_pixels(
     if isinstance(data, bytes) and is_dicom(data):
         image, warnings = read_dicom(data)
         return _resized(image, decoding), warnings
-    return _decoded(data, decoding, MAX_PIXELS if limit is None else limit), ()
+    return _decoded(data, decoding, MAX_PIXELS if limit is None else limit, formats), ()
 
 
 def _dicom_file(path: Path, decoding: ImageDecoding) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -122,11 +128,13 @@ def _dicom_file(path: Path, decoding: ImageDecoding) -> tuple[np.ndarray, tuple[
     return _resized(image, decoding), warnings
 
 
-def _decoded(data: bytes | Path, decoding: ImageDecoding, limit: int) -> np.ndarray:
+def _decoded(data: bytes | Path, decoding: ImageDecoding, limit: int, formats: Sequence[str]) -> np.ndarray:
     what = f"image {data}" if isinstance(data, Path) else f"image of {len(data)} bytes"
+    if isinstance(data, bytes):
+        check_scans(data)
     source = data if isinstance(data, Path) else io.BytesIO(data)
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(source, formats=tuple(formats)) as image:
             _require_decodable(image, what, limit)
             return _resized(image, decoding)
     except DataError:
@@ -137,9 +145,10 @@ def _decoded(data: bytes | Path, decoding: ImageDecoding, limit: int) -> np.ndar
     except FileNotFoundError:
         raise DataError(f"{what} is missing") from None
     except Exception as error:  # Pillow's decoders fail on hostile files with errors of every type
-        formats = ", ".join(FORMATS)
+        # Of what is no image at all, Pillow names the address in memory.
+        why = "" if isinstance(error, UnidentifiedImageError) else f": {one_line(error)}"
         raise DataError(
-            f"{what} cannot be decoded, it must be a whole file of {formats}: {one_line(error)}"
+            f"{what} cannot be decoded, it must be a whole file of {', '.join(formats)}{why}"
         ) from None
 
 

@@ -30,10 +30,12 @@ from pastille.values import (
 )
 
 MAX_PIXELS = 24 << 20  # of an image that is sent: about 200 MB while it is decoded
+FORMATS = ("PNG", "JPEG")  # and DICOM; a TIFF has many more ways to ask for time and memory
 MAX_ARCHIVE_FILES = 16
 MAX_RECORD_BYTES = 16 << 20  # of all files of an archive, inflated
 MAX_DIRECTORY_BYTES = 64 << 10  # of its list of files
 _END_BYTES = 22  # of the record that ends an archive; a comment may follow
+_LOCATOR_BYTES = 20  # before it, where the archive is of the 64-bit form
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +80,7 @@ def prepare(
     """
     match preprocessing.raw, raw:
         case ImageDecoding() as how, bytes():
-            pixels, warnings = noted_pixels(raw, how, limit=MAX_PIXELS)
+            pixels, warnings = noted_pixels(raw, how, limit=MAX_PIXELS, formats=FORMATS)
             return _one(scaled(pixels)[None], warnings, preprocessing, specs)
         case SignalDecoding() as how, bytes():
             cut, warnings = windows(recording(raw, how), how)
@@ -176,7 +178,10 @@ def unzipped(data: bytes) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for entry in archive.infolist():
+            entries = archive.infolist()  # of which the end of the archive may have said less
+            if len({entry.filename for entry in entries}) < len(entries) or len(entries) > MAX_ARCHIVE_FILES:
+                raise _too_many()
+            for entry in entries:
                 found[entry.filename] = _entry(
                     archive, entry, MAX_RECORD_BYTES - sum(map(len, found.values()))
                 )
@@ -187,13 +192,17 @@ def unzipped(data: bytes) -> dict[str, bytes]:
 
 def _check_directory(data: bytes) -> None:
     """Refuse a long list of files before it is read: each takes a kilobyte. The list stands at the end."""
-    tail = data[-_END_BYTES - (1 << 16) :]
+    tail = data[-_LOCATOR_BYTES - _END_BYTES - (1 << 16) :]
     at = tail.rfind(b"PK\x05\x06")
     if not 0 <= at <= len(tail) - _END_BYTES or b"PK\x06\x07" in tail:  # the latter is zip64
         raise DataError("archive must be a whole zip file, not encrypted, stored or deflated")
     entries, size = struct.unpack_from("<HL", tail, at + 10)
     if entries > MAX_ARCHIVE_FILES or size > MAX_DIRECTORY_BYTES:
-        raise DataError(f"archive must hold at most {MAX_ARCHIVE_FILES} files")
+        raise _too_many()
+
+
+def _too_many() -> DataError:
+    return DataError(f"archive must hold at most {MAX_ARCHIVE_FILES} files, each of another name")
 
 
 def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:

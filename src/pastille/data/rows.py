@@ -77,7 +77,7 @@ def _vector(
     warnings = [warning for _, warning in cells if warning]
     known = sum(column.name in row for column in columns)
     if known < len(row):
-        warnings.append(f"{len(row) - known} columns of the row are not known to the model")
+        warnings.append(f"columns of the row that the model does not know: {len(row) - known}")
     values = itertools.chain.from_iterable(found for found, _ in cells)
     return np.fromiter(values, np.float64).astype(np.float32), tuple(warnings)
 
@@ -150,7 +150,7 @@ def _read_number(cell: _Cell, column: NumberColumn) -> float:
     if isinstance(cell, str) and cell in column.codes:
         return column.codes[cell]
     try:
-        number = float(cell or 0)
+        number = math.nan if isinstance(cell, str) and "_" in cell else float(cell or 0)  # 1_0 is not 10
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
@@ -177,7 +177,7 @@ def meant(cell: str | float, ranges: Sequence[CodeRange] = ()) -> str:
         >>> meant("250.8", [CodeRange(value="diabetes", prefix="250"), glands]), meant("244", [glands])
         ('diabetes', 'endocrine')
     """
-    code = f"{cell:.17g}" if isinstance(cell, float) else str(cell)[:MAX_CELL]
+    code = (repr(cell).removesuffix(".0") if isinstance(cell, float) else str(cell))[:MAX_CELL]
     if not ranges:
         return code
     whole = code.partition(".")[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ MAX_CHANNELS = 64
 MAX_VALUES = 4 << 20  # of one recording, all channels together
 MAX_WINDOWS = 64
 
+_GAINS = (1e-9, 1e9)  # beyond them, values of 32 bits become 0 or infinite
 _MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
 # "16x1:0+24": a format, then perhaps samples per frame, skew and byte offset; only the first two may stand.
 _FORMAT = re.compile(r"(16|80|212)(?:x1)?(?::0)?(?:\+0)?")
@@ -103,7 +103,9 @@ def read_csv_signal(data: bytes, decoding: SignalDecoding) -> np.ndarray:
     except UnicodeDecodeError:
         raise DataError("signal table must be comma-separated text in UTF-8") from None
     first, _, rest = text.partition("\n")
-    names = [name.strip().strip('"') for name in first.split(",")][: MAX_CHANNELS + 1]
+    names = [name.strip().strip('"') for name in first.split(",", MAX_CHANNELS)]
+    if len(names) > MAX_CHANNELS:
+        raise DataError(f"signal table must have at most {MAX_CHANNELS} columns")
     has_header = not all(map(_is_number, names))
     values = _table(rest if has_header else text, columns=len(names))
     places = _places(names, decoding) if has_header else _in_order(len(names), decoding)
@@ -115,19 +117,25 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # which Python reads as nothing: 1_0 would be 10
 
 
 def _table(text: str, *, columns: int) -> np.ndarray:
     """The rows of a table, ``(T, columns)`` float32."""
-    if columns > MAX_CHANNELS or (text.count("\n") + 1) * columns > MAX_VALUES:
-        raise DataError(f"signal table must have at most {MAX_CHANNELS} columns and {MAX_VALUES} values")
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    if (text.count("\n") + 1) * columns > MAX_VALUES:
+        raise DataError(f"signal table must have at most {MAX_VALUES} values")
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    except csv.Error:  # a cell of 128 KB, or lines that end as on very old machines
+        raise DataError("signal table must be comma-separated, each line ended by a line feed") from None
     odd = next((i for i, row in enumerate(rows, 1) if len(row) != columns), None)
     if odd is not None or not rows:
         raise DataError(f"signal table must have {columns} cells in each row, not so in row {odd or 1}")
     try:
-        values = np.array(rows, dtype=np.float64).astype(np.float32)
+        if "_" in text:  # Python reads 1_0 as 10
+            raise ValueError
+        with np.errstate(over="ignore"):  # infinite, and refused below
+            values = np.array(rows, dtype=np.float64).astype(np.float32)
     except ValueError:
         raise DataError("signal table must hold numbers only, below its header") from None
     if not np.isfinite(values).all():
@@ -219,9 +227,12 @@ def _channel(fields: Sequence[str]) -> Channel:
     if form is None or gain is None:
         raise DataError("WFDB record must be of format 16, 80 or 212, one sample per frame, with a gain")
     size, baseline, unit = gain.groups()
-    if not (math.isfinite(float(size)) and float(size) > 0):
-        raise DataError("WFDB record must have a gain above 0")
     zero = int(fields[4]) if len(fields) > 4 else 0
+    if (
+        not _GAINS[0] <= float(size) <= _GAINS[1]
+        or abs(zero if baseline is None else int(baseline)) > 1 << 31
+    ):
+        raise DataError("WFDB record must have a gain above 0 and a baseline of 32 bits")
     return Channel(
         name=" ".join(fields[8:]),
         file=fields[0],

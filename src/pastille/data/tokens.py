@@ -49,7 +49,11 @@ class Tokenizer:
             IntegrityError: The tokenizer's file is missing, or not the one that the encoding names.
             UsageError: The package tokenizers is not installed.
         """
-        if len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:  # JSON can write half a letter
+            raise DataError("text must be Unicode, without halves of surrogate pairs") from None
+        if size > MAX_TEXT_BYTES:
             raise DataError(f"text must have at most {MAX_TEXT_BYTES} bytes")
         if self._backend is None:
             self._backend = _opened(self.path, self.encoding)

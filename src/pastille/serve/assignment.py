@@ -34,14 +34,14 @@ def arm_of(subject: str, *, salt: str, share: float) -> Arm:
     return "b" if _fraction(f"arm {salt}", subject) < share else "a"
 
 
-def is_sampled(request_id: str, *, salt: str, share: float) -> bool:
+def is_sampled(key: str, *, salt: str, share: float) -> bool:
     """Whether a request is among those that are compared in the shadow.
 
     Example:
         >>> is_sampled("request 1", salt="", share=1.0)
         True
     """
-    return _fraction(f"shadow {salt}", request_id) < share
+    return _fraction(f"shadow {salt}", key) < share
 
 
 async def answer_by_arm(served: Served, other: Other, comparison: Comparison, call: Call) -> Reply:

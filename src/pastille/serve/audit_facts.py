@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import json
+from typing import Any, Final
 
 import numpy as np
 
+from pastille.serve.audit_lines import MAX_LINE_BYTES
 from pastille.serve.values import Answered, Reply
+
+_SURELY_SHORT: Final = 4096  # outputs, of which no list of decisions is as long as a line may be
 
 
 def decision_facts(event: Answered, salt: bytes) -> dict[str, Any]:
@@ -18,8 +22,8 @@ def decision_facts(event: Answered, salt: bytes) -> dict[str, Any]:
         salt: Of the log; the request's id is only kept as a hash with it.
 
     Returns:
-        JSON values. Where nothing is decided (regression, masks), a digest of the output stands in, so that
-        one can show later which answer was given.
+        JSON values. Where nothing is decided (regression, masks), or so much that no line could hold it, a
+        digest of the output stands in, so that one can show later which answer was given.
     """
     reply, call = event.reply, event.call
     facts: dict[str, Any] = {
@@ -45,7 +49,14 @@ def decision_facts(event: Answered, salt: bytes) -> dict[str, Any]:
 
 def _decided(reply: Reply) -> dict[str, Any]:
     if not reply.answer.decisions:
-        outputs = np.ascontiguousarray(reply.answer.outputs)
-        return {"output_sha256": hashlib.sha256(outputs.data).hexdigest()}
+        return _digest(reply)
     confidence = None if reply.confidence is None else [round(c, 6) for c in reply.confidence.tolist()]
-    return {"decisions": reply.answer.decisions, "confidence": confidence}
+    facts = {"decisions": reply.answer.decisions, "confidence": confidence}
+    if reply.answer.outputs.size > _SURELY_SHORT and len(json.dumps(facts)) > MAX_LINE_BYTES // 2:
+        return _digest(reply)
+    return facts
+
+
+def _digest(reply: Reply) -> dict[str, Any]:
+    outputs = np.ascontiguousarray(reply.answer.outputs)
+    return {"output_sha256": hashlib.sha256(outputs.data).hexdigest()}

@@ -131,6 +131,7 @@ def verify_audit(folder: Path, *, noted: str | None = None) -> AuditVerification
     head: End | None = None
     try:
         head = _head(folder)  # first: a server that goes on writing is then only ever ahead of it
+        numbers = numbers_in(folder)  # again: it may have begun another file before it wrote that head
         _walk_files(folder, numbers, walk, head, noted)
         _check_end(folder, walk, head)
         if noted is not None and walk.seen != noted:

@@ -104,7 +104,8 @@ def check_browser(method: str, headers: Mapping[bytes, bytes], settings: Setting
 
 def _known_host(host: str, further: frozenset[str]) -> bool:
     name = _host_name(host)
-    return not name or name in further or is_loopback(name)  # every browser names a host
+    known = {each.lower() for each in further}
+    return not name or name in known or is_loopback(name)  # every browser names a host
 
 
 def _host_name(host: str) -> str:

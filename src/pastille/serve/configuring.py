@@ -29,7 +29,8 @@ def read_settings(path: Path | None, said: Mapping[str, Any]) -> Settings:
     """Settings from a file, with what was said on the command line in their place.
 
     Args:
-        path: YAML with the keys of `Settings`; None: all as they are by default.
+        path: YAML with the keys of `Settings`, and ``token_file``, from its folder on, for ``tokens``;
+            None: all as they are by default.
         said: Dotted key -> value, e.g. ``{"queue.rate": 50}``; None stands for "not said".
 
     Raises:
@@ -43,6 +44,7 @@ def read_settings(path: Path | None, said: Mapping[str, Any]) -> Settings:
     for key, value in said.items():
         if value is not None:
             _put(asked, key.split("."), value)
+    _fetch_tokens(asked, path)
     try:
         return Settings.model_validate(asked)
     except ValidationError as error:
@@ -59,6 +61,16 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict | None):
         raise UsageError(f"{path} must hold settings as KEY: VALUE")
     return found or {}
+
+
+def _fetch_tokens(asked: dict[str, Any], path: Path | None) -> None:
+    """Read the file of tokens that a file of settings names, unless the command line gave tokens."""
+    name = asked.pop("token_file", None)
+    if name is None or path is None or "tokens" in asked:
+        return
+    if not isinstance(name, str):
+        raise UsageError(f"setting 'token_file' of {path} must be the name of a file")
+    asked["tokens"] = read_tokens(path.parent / name)
 
 
 def _put(asked: dict[str, Any], keys: list[str], value: object) -> None:

@@ -176,7 +176,7 @@ class Endpoint:
         return caller
 
     def _not_allowed(self, method: str) -> Outcome:
-        allowed = ", ".join(sorted(self.handlers))
+        allowed = ", ".join(sorted({*self.handlers, *(["HEAD"] if "GET" in self.handlers else [])}))
         self.standing.turned("method", 405, self.name)
         outcome = refusal(Refused("method", f"{method} is not answered here, only {allowed}"))
         return Outcome(status=405, body=outcome.body, headers=((b"allow", allowed.encode()),))

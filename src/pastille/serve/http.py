@@ -25,7 +25,9 @@ HEADERS: Final = 128
 PIPELINED: Final = 16  # requests that may wait behind one
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JOINED: Final = 64 << 10  # bytes of an answer that are worth copying to save a system call
+QUIET_S: Final = 1.0  # that an idle connection is kept where others want its place
 LINGER_S: Final = 3.0  # that a refused body is still read, so that the refusal arrives
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization"})
 
 
@@ -98,7 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._discarded = 0
         self._fault: _Fault | None = None
-        self._phase = ""
+        self._phase, self._since = "", 0.0  # since when, by the loop's clock
         self._timer: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -124,9 +126,18 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or say that there are too many."""
         super().connection_made(transport)
-        if len(self.connections) > self.shared.limits.connections:
+        if len(self.connections) > self.shared.limits.connections and not self._room_made():
             self._refuse(_Fault(cause="overload", status=503, message="too many connections are open"))
         self._time()
+
+    def _room_made(self) -> bool:
+        """Close who has asked nothing for longest, so that idle connections cannot keep everybody out."""
+        until = self.loop.time() - QUIET_S
+        others = [each for each in self.connections if isinstance(each, BoundedProtocol)]
+        quiet = [each for each in others if each._phase == "idle" and each._since < until]
+        if quiet:
+            min(quiet, key=lambda each: each._since).transport.close()
+        return bool(quiet)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it, and stop working for nobody."""
@@ -185,13 +196,16 @@ class BoundedProtocol(HttpToolsProtocol):
         """Begin to answer: before the body, so that it can be refused unread."""
         self._in_head, self._in_body, self._progress = False, True, True
         problem = head_problem(self.headers, self.parser.get_http_version())
+        upgrade = self.parser.should_upgrade()  # the parser then reads neither a body nor what follows
+        if upgrade and any(name in _FRAMING for name, _ in self.headers):
+            problem = "no upgrade to another protocol is offered; send plain HTTP/1.1 without it"
         if problem:
             self._stop(_Fault(cause="malformed", status=400, message=problem))
         if len(self.pipeline) >= PIPELINED:
             self._stop(_Fault(cause="malformed", status=400, message="too many pipelined requests"))
         super().on_headers_complete()
         self.cycle.transport = _Gentle(self)  # type: ignore[assignment]
-        if self.shared.draining or self.expect_100_continue:  # whether a body follows a refusal is open
+        if self.shared.draining or upgrade or self.expect_100_continue:  # does a refusal leave a body unread?
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -251,6 +265,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Close; where input is left unread, only after the peer had time to read the answer."""
         if not (self._in_body or self._in_head) or self.transport.is_closing():
             self.transport.close()
+            if self.transport.get_write_buffer_size():  # it waits for its reader, for ever if need be
+                self.loop.call_later(self.shared.limits.body_s, self.transport.abort)
             return
         self.lingering = True
         self.flow.resume_reading()
@@ -278,7 +294,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._phase, limits = phase, self.shared.limits
+        self._phase, self._since, limits = phase, self.loop.time(), self.shared.limits
         after = {
             "new": limits.header_s,
             "head": limits.header_s,

@@ -17,6 +17,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON: Final = b"application/json"
+PIECE: Final = 256 << 10  # bytes of a large answer that are handed on before the peer has read the last ones
 _GUARDED: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
@@ -60,8 +61,8 @@ def refusal(error: Refused) -> Outcome:
 
 
 def _refusal_headers(error: Refused) -> Iterable[tuple[bytes, bytes]]:
-    if error.retry_after_s is not None:
-        yield b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))
+    if error.retry_after_s is not None or error.status == 503:
+        yield b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s or 0))
     if error.cause in ("slow", "too_large"):
         yield b"connection", b"close"  # the rest of the body is not worth waiting for
     if error.cause == "unauthorized":
@@ -69,14 +70,20 @@ def _refusal_headers(error: Refused) -> Iterable[tuple[bytes, bytes]]:
 
 
 async def send_outcome(outcome: Outcome, send: Send) -> None:
-    """Send an answer in one piece."""
+    """Send an answer: in one piece, or in several where it is large and the peer has yet to read it."""
     length = len(outcome.body)
     given = {name for name, _ in outcome.headers}
     headers = [(b"content-type", outcome.media_type), (b"content-length", b"%d" % length)]
     headers += [pair for pair in _GUARDED if pair[0] not in given]
     headers += outcome.headers
     await send({"type": "http.response.start", "status": outcome.status, "headers": headers})
-    await send({"type": "http.response.body", "body": outcome.body})
+    if length <= PIECE:
+        await send({"type": "http.response.body", "body": outcome.body})
+        return
+    view = memoryview(outcome.body)
+    for end in range(PIECE, length + PIECE, PIECE):
+        more = end < length
+        await send({"type": "http.response.body", "body": view[end - PIECE : end], "more_body": more})
 
 
 def raw_refusal(status: int, message: str, *, retry_after_s: int | None = None) -> bytes:

@@ -65,7 +65,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         import uvloop
     except ImportError:  # Windows
         return None
-    return uvloop.new_event_loop
+    made: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return made
 
 
 async def _serve(
@@ -174,9 +175,11 @@ async def _reload(standing: Standing, directories: Sequence[Path]) -> None:
     if standing.registry is None:
         return
     for directory in directories:
+        known = {(status.model, status.version) for status in standing.registry.statuses()}
         try:
             status = await standing.registry.load(directory)
-            logs.event("reloaded", model=status.model, version=status.version)
+            what = "unchanged" if (status.model, status.version) in known else "reloaded"
+            logs.event(what, model=status.model, version=status.version)
         except PastilleError as error:
             logs.event("reload refused", level=logging.ERROR, bundle=str(directory), why=str(error))
         except Exception as error:  # of nobody's asking: unless it is logged here, nobody hears of it

@@ -11,6 +11,7 @@ from pastille.serve.errors import Refused
 MAX_PARTS = 64
 MAX_HEADER_BYTES = 4096  # of one part
 MAX_BOUNDARY = 70  # characters, RFC 2046
+MAX_PARAMETERS = 1024  # characters of one header; the standard library takes time by their square
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,6 +86,8 @@ def _field(line: str) -> tuple[str, str]:
 
 def _parameter(value: str, name: str) -> str | None:
     """A parameter of a header, unquoted: ``form-data; name="x"`` has ``name``."""
+    if len(value) > MAX_PARAMETERS:
+        return None
     message = Message()
     message["Content-Type"] = f"x/x; {value.partition(';')[2]}"
     found = message.get_param(name)

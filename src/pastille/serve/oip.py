@@ -74,7 +74,7 @@ def _standing(manifest: Manifest, status: EngineStatus) -> dict[str, Scalar]:
     return {
         "kind": manifest.kind,
         "mode": status.mode,
-        "variant": status.preferred or "",
+        "variant": status.answering or status.preferred or "",
         "reason": status.reason,
         "degraded": status.degraded,
         "content": status.content,

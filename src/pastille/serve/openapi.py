@@ -75,7 +75,9 @@ _SCHEMAS: Final = {
         },
     },
 }
-_FILE: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
+_BYTES: Final = "application/octet-stream"
+_FILE: Final = {"type": "string", "contentMediaType": _BYTES}
+_FORM: Final = {"type": "object", "properties": {"file": _FILE}}
 _OBJECT: Final = {"type": "object"}
 
 
@@ -112,14 +114,20 @@ def _paths() -> Json:
 def _infer_paths() -> Json:
     infer = _post(
         "Ask a model: JSON, or JSON and then binary tensors (Inference-Header-Content-Length says where).",
-        {"application/json": {"$ref": "#/components/schemas/InferRequest"}},
-        answers={"application/json": {"$ref": "#/components/schemas/InferAnswer"}},
+        {"application/json": {"$ref": "#/components/schemas/InferRequest"}, _BYTES: _FILE},
+        answers={"application/json": {"$ref": "#/components/schemas/InferAnswer"}, _BYTES: _FILE},
         fails=(400, 401, 403, 404, 408, 413, 415, 429, 500, 503),
     )
     raw = dict.fromkeys(("image/png", "image/jpeg", "application/dicom", "application/zip"), _FILE)
     predict = _post(
         "Ask with a file, a row or a text, as GET at the same address describes.",
-        {"application/json": _OBJECT, "text/plain": {"type": "string"}, "text/csv": _FILE, **raw},
+        {
+            "application/json": _OBJECT,
+            "text/plain": {"type": "string"},
+            "text/csv": _FILE,
+            "multipart/form-data": _FORM,
+            **raw,
+        },
         fails=(400, 401, 403, 404, 408, 413, 415, 429, 500, 503),
     )
     form = _get("What this model takes at this address.")

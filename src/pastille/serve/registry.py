@@ -179,7 +179,6 @@ class OpenedRegistry:
             if line.previous is None:
                 raise Refused("not_found", f"no version before {line.current.version} is kept")
             self._remove(model, line.current.version)
-            self._directories[model] = line.previous.directory
             self._tell("rolled_back", model, line.previous, f"instead of {line.current.version}")
             return line.previous.engine.status
 
@@ -230,6 +229,11 @@ class OpenedRegistry:
         if self._candidate is not None:
             yield self._candidate[1]
 
+    def _askable(self) -> Iterator[Served]:
+        """Of them, those whose answers a client may be given: a shadow need not have been approved."""
+        shadow = self._candidate[1] if self._candidate and self._settings.mode == "shadow" else None
+        return (served for served in self._all() if served is not shadow)
+
     def _make_way(self, served: Served) -> None:
         """Stop the comparison that runs where a request would wait for its place."""
         if sum(each.owed for each in self._all()) >= served.engine.status.places:
@@ -248,7 +252,9 @@ class OpenedRegistry:
     def _served(self, model: str, version: str | None) -> Served:
         if version is None:
             return self._line(model).current
-        found = [s for s in self._all() if s.version == version and self._name(s.engine.manifest) == model]
+        found = [
+            s for s in self._askable() if s.version == version and self._name(s.engine.manifest) == model
+        ]
         if not found:
             versions = ", ".join(served.version for served in self._line(model))
             raise Refused("not_found", f"no such version of {model}; those that are served: {versions}")
@@ -314,14 +320,14 @@ class OpenedRegistry:
                 f"mode {self._settings.mode} needs two variants, but of {manifest.name} only "
                 f"{status.preferred} can be used here; name another bundle (comparison.bundle) or use auto"
             )
-        return others[0]
+        return "fp32" if "fp32" in others else others[0]  # what the others were judged against
 
     def _remove(self, model: str, version: str) -> None:
         line, dropped = without(self._line(model), version)
         if line is None:
             del self._lines[model]
         else:
-            self._lines[model] = line
+            self._lines[model], self._directories[model] = line, line.current.directory
         self._retire(dropped)
 
     def _retire(self, served: Served) -> None:

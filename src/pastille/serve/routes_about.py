@@ -36,7 +36,10 @@ async def server(_asked: Asked) -> Outcome:
 
 
 async def live(asked: Asked) -> Outcome:
-    """The process answers: nothing else is asked, so that a broken model is no reason to kill it."""
+    """The process answers: a broken model is no reason to kill it, but one that took every thread is."""
+    registry = asked.standing.registry
+    if registry is not None and (hung := [s.reason for s in registry.statuses() if s.hung]):
+        return as_json(health(live=False, ready=False) | {"error": hung[0]}, status=503)
     return as_json(health(live=True, ready=not asked.standing.problem))
 
 

@@ -65,7 +65,7 @@ def _allowed(asked: Asked) -> None:
 
 def _one(told: dict[str, Any], name: str) -> str:
     if set(told) != {name} or not isinstance(told[name], str) or not told[name] or "\0" in told[name]:
-        raise Refused("malformed", f"the body must be an object with {name}, a text, and nothing else")
+        raise Refused("malformed", f'the body must be {{"{name}": "…"}}, and nothing else')
     return str(told[name])
 
 

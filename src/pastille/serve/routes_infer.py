@@ -6,6 +6,7 @@ large, and before any model sees it where it is not finite: an int8 model answer
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -22,9 +23,12 @@ from pastille.serve.reading import beside
 from pastille.serve.seams import Engine
 from pastille.serve.settings import Settings
 from pastille.serve.values import Answered, Call, Reply, Route
+from pastille.values import TensorSpec
 from pastille.wire import InferRequest, WireLimits, compress, decode_request, read_json_length
 
 _JSON_INLINE: Final = 256 << 10  # JSON up to this is parsed on the event loop, more in a thread
+_NUMBERS_INLINE: Final = 16 << 10  # of an answer in JSON, that are written there
+_NUMBER_BYTES: Final = 16  # about what one takes in JSON
 _PACK_INLINE: Final = 1 << 20  # answers up to this are compressed there
 _MOST_KEY: Final = 256
 
@@ -36,6 +40,7 @@ async def infer(asked: Asked) -> Outcome:
     body = await asked.view(aligned_at=json_length or 0)
     started = time.perf_counter()
     request = await _decoded(body, json_length, engine, asked.standing.settings)
+    numbers = json_numbers(request, engine.manifest.output, asked.standing.settings)
     call = _call(
         asked,
         engine,
@@ -46,13 +51,32 @@ async def infer(asked: Asked) -> Outcome:
         parameters=request.parameters,
     )
     reply = await _reply(asked, call)
-    encoded = infer_answer(reply, request, engine.manifest)
+    answered = (reply, request, engine.manifest)
+    inline = numbers <= _NUMBERS_INLINE
+    encoded = infer_answer(*answered) if inline else await beside(infer_answer, *answered)
     packed, encoding = await _packed(encoded.body, asked.header(b"accept-encoding"))
     _note(asked, call, reply, started)
     (_, media_type), *more = encoded.headers()
     if encoding is not None:
         more.append((b"content-encoding", encoding.encode()))
     return Outcome(body=packed, media_type=media_type, headers=(*more, *_identified(call)))
+
+
+def json_numbers(request: InferRequest, output: TensorSpec, settings: Settings) -> int:
+    """How many numbers its answer spells out.
+
+    Raises:
+        Refused: ``too_large``, before a model is asked: writing them would hold up everybody.
+    """
+    if all(each.binary for each in request.outputs):
+        return 0
+    numbers, most = request.rows * math.prod(output.shape), settings.limits.json_bytes // _NUMBER_BYTES
+    if numbers > most:
+        raise Refused(
+            "too_large",
+            f"an answer in JSON may have at most {most} numbers, not {numbers}; ask for binary_data_output",
+        )
+    return numbers
 
 
 async def _packed(body: bytes, accepted: str | None) -> tuple[bytes, str | None]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Mode = Literal["auto", "validate", "shadow", "ab"]
 Share = Annotated[float, Field(gt=0, le=1)]
+Chance = Annotated[float, Field(gt=0, lt=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -53,8 +54,8 @@ class Breaker(_Section):
 class Alarm(_Section):
     """When the disagreement between variants is too much; see `pastille.stats.eprocess`."""
 
-    rate: Share = 0.05
-    significance: Share = 0.01
+    rate: Chance = 0.05
+    significance: Chance = 0.01
     action: Literal["report", "fall_back"] = "fall_back"
 
 
@@ -80,7 +81,7 @@ class Token(_Section):
     """Who may do what. The token itself is not kept, only its hash."""
 
     name: str
-    sha256: str = Field(pattern="[0-9a-f]{64}")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     scopes: frozenset[Literal["infer", "monitor", "feedback", "admin"]] = frozenset({"infer"})
 
 

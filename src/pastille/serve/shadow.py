@@ -35,7 +35,7 @@ class Shadow:
         self._comparison, self._timeout_s = settings.comparison, settings.queue.timeout_s
         self._idle = idle
         self._queue: deque[_Comparison] = deque()
-        self._bytes = 0
+        self._bytes = self._offered = 0
         self._runner: asyncio.Task[None] | None = None
         self._active: asyncio.Task[None] | None = None
 
@@ -55,8 +55,11 @@ class Shadow:
         A cached reply was compared when it was made; one of a fallback says nothing about the variant that
         should have answered.
         """
-        share, salt = self._comparison.share, self._comparison.salt
-        if reply.cached or reply.fallback or not is_sampled(call.request_id, salt=salt, share=share):
+        if reply.cached or reply.fallback:
+            return
+        self._offered += 1  # clients that send one id with every request are sampled all the same
+        key, rule = f"{self._offered} {call.request_id}", self._comparison
+        if not is_sampled(key, salt=rule.salt, share=rule.share):
             return
         item = _Comparison(served=served, other=other, call=call, reply=reply, until=_now() + PATIENCE_S)
         if len(self._queue) >= self._comparison.queue or self._bytes + item.size > MOST_BYTES:

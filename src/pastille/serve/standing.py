@@ -30,7 +30,7 @@ class Standing:
     phase: Phase = "starting"
     rate: Rate | None = field(init=False)
     budget: Budget = field(init=False)
-    guards: dict[str, Guard] = field(default_factory=dict)  # by content of the bundle
+    guards: dict[str, Guard] = field(default_factory=dict)  # by seal of the bundle
     statistics: Statistics = field(default_factory=Statistics)
 
     def __post_init__(self) -> None:
@@ -64,9 +64,9 @@ class Standing:
     def guard(self, engine: Engine) -> Guard:
         """What holds an engine's inputs against what validation saw."""
         manifest = engine.manifest
-        found = self.guards.get(manifest.content)
+        found = self.guards.get(manifest.seal)  # its content does not cover the reference
         if found is None:
-            found = self.guards[manifest.content] = guard_for(manifest.reference, manifest.preprocessing)
+            found = self.guards[manifest.seal] = guard_for(manifest.reference, manifest.preprocessing)
         return found
 
     def forget(self, model: str, version: str) -> None:

@@ -70,18 +70,23 @@ class _Supervisor:
                 os.close(self.listener)  # the server holds it still, and decides when nobody may connect
             self.stopping = True
         if self.worker:
-            os.kill(self.worker, number)
+            try:  # noqa: SIM105  (contextlib is not lean)
+                os.kill(self.worker, number)
+            except ProcessLookupError:  # it has just ended, which `run` sees next
+                pass
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self.pass_on)
         while True:
             code = os.waitstatus_to_exitcode(os.waitpid(self.worker, 0)[1])
-            if code >= 0 or self.stopping:
-                return code if code >= 0 else 128 - code
+            if code >= 0:
+                return code
+            if self.stopping:  # told to stop before it could answer anything, a server ends by the signal
+                return 0 if -code in (signal.SIGTERM, signal.SIGINT) else 128 - code
             self.worker = 0
             if not self.revive(-code):
-                return 1
+                return 0 if self.stopping else 1
 
     def revive(self, number: int) -> bool:
         """Start another server; False: not any more."""
@@ -92,12 +97,18 @@ class _Supervisor:
             return False
         end = time.monotonic() + pause_s(self.deaths)
         while not self.stopping and (left := end - time.monotonic()) > 0:
-            time.sleep(left)
+            time.sleep(min(left, 0.1))  # a signal does not end a sleep
         if self.stopping:
             return False
         self.born = time.monotonic()
         self.worker = os.posix_spawn(self.command[0], self.command, os.environ)
+        self.catch_up()
         return True
+
+    def catch_up(self) -> None:
+        """A signal may have come while there was nobody to pass it on to."""
+        if self.stopping:
+            os.kill(self.worker, signal.SIGTERM)
 
 
 def say(what: str, **facts: object) -> None:

@@ -134,6 +134,8 @@ class EngineStatus:
     cache_misses: int = 0
     cache_bytes: int = 0
     degraded_since: float | None = None  # Unix seconds
+    answering: VariantName | None = None  # who is asked first now: not the preferred one while that is out
+    hung: bool = False  # every place is lost to a model that hangs: only a restart helps
 
 
 # What happened, in the order in which it happened. The engine and the application give each to one observer

@@ -11,7 +11,7 @@ _A = _B = 0.5  # of the Beta mixture: narrow for small rates as for middling one
 _HALVINGS = 50
 
 
-def rate_sequence(successes: int, n: int, confidence: float = 0.95) -> Interval:
+def rate_sequence(successes: float, n: int, confidence: float = 0.95) -> Interval:
     """The rates that a bet against each of them has not yet refuted.
 
     A mixture of rates is bet against every single rate ``p``: after ``n`` cases the bet on ``p`` has become
@@ -23,7 +23,9 @@ def rate_sequence(successes: int, n: int, confidence: float = 0.95) -> Interval:
     It speaks of one rate that stays the same; of one that changes it gives no promise.
 
     Args:
-        successes: Cases that have the property, in ``[0, n]``.
+        successes: Cases that have the property, in ``[0, n]``. Where some come together and may be alike, the
+            sum of the shares of those that have it: by the weighted means' inequality the same bet is then
+            expected to win no more, and the rate is the mean share.
         n: Cases looked at so far; none gives ``[0, 1]``.
         confidence: In ``(0, 1)``.
 
@@ -63,7 +65,7 @@ def _border(refuted: Callable[[float], bool], *, kept: float, beyond: float) -> 
     return beyond
 
 
-def _log_likelihood(successes: int, n: int, rate: float) -> float:
+def _log_likelihood(successes: float, n: int, rate: float) -> float:
     found = successes * math.log(rate) if successes else 0.0
     return found + ((n - successes) * math.log1p(-rate) if n > successes else 0.0)
 

@@ -64,10 +64,10 @@ class DriftCheck:
         >>> edges, shares = quantile_bins(seen)
         >>> check = DriftCheck(VariantReference(variant="int8", cases=1000, edges=tuple(edges),
         ...     shares=tuple(shares), grid=tuple(quantile_grid(seen)), sensitivity=()))
-        >>> check.update(seen[::4])
+        >>> check.update(seen[::2])
         >>> check.finding().state
         'ok'
-        >>> check.update(np.full(750, 0.55))
+        >>> check.update(np.full(500, 0.55))
         >>> check.finding().state
         'alarm'
     """
@@ -128,7 +128,7 @@ class DriftCheck:
             now=look.shares,
             blocks=blocks,
             alarm=self.alarm,
-            state="alarm" if self.alarm else "ok" if enough else "not_enough_data",
+            state="alarm" if self.alarm else "ok" if blocks else "not_enough_data",
             words=_words(n, self._minimum, blocks, window, self.alarm),
         )
 

@@ -83,6 +83,27 @@ def played(
         return np.asarray(np.minimum((stakes + fresh * n * bets.weights) * growth, _MOST))
 
 
+def played_share(
+    stakes: np.ndarray, bets: Bets, share: float, *, fresh: float = HELD_BACK / HORIZON
+) -> np.ndarray:
+    """What the stakes have become after one more request, of whose cases a share has the property.
+
+    Each bet is on the share itself: what it pays is linear in it, so its expectation is that of the mean
+    share, whatever the cases of a request have in common.
+
+    Args:
+        stakes: ``(R,)`` before it.
+        bets: On what they are.
+        share: In ``[0, 1]``.
+        fresh: Stake that it brings.
+
+    Returns:
+        ``(R,)``.
+    """
+    growth = share * np.exp(bets.log_yes) + (1 - share) * np.exp(bets.log_no)
+    return np.asarray(np.minimum((stakes + fresh * bets.weights) * growth, _MOST))
+
+
 def held_back(n: int) -> float:
     """What is left of the first stake after ``n`` cases, not yet bet.
 
@@ -99,7 +120,8 @@ class RateAlarm:
 
     While no case is likelier than the limit to have the property, whatever came before it, the chance of
     an alarm within the first `HORIZON` cases is at most ``significance``, and each further `HORIZON` cases
-    add at most a tenth of that.
+    add at most a tenth of that. Cases that come together and may be alike, such as the slices of one scan,
+    are given to `update_together`, and count as one.
 
     Args:
         limit: Rate that is still permitted, in ``(0, 1)``.
@@ -134,7 +156,8 @@ class RateAlarm:
     def reset(self) -> None:
         """Start anew: the alarm was looked into, or what is watched was replaced."""
         self._stakes = self._bets.weights * (1 - HELD_BACK)
-        self.n = self.disagreed = 0
+        self.n = self.disagreed = self.looks = 0
+        self.shares = 0.0
         self.alarm = False
         self.evidence = self.most = 1.0
 
@@ -143,16 +166,41 @@ class RateAlarm:
 
         Args:
             disagreed: How many of them have the property, e.g. are decided differently by two variants.
-            n: How many there are; cases of one request may be given together.
+            n: How many there are, none of them likelier than the limit, whatever the others are.
 
         Raises:
             ValueError: If ``disagreed`` is not in ``[0, n]``.
         """
-        if not 0 <= disagreed <= n:
-            raise ValueError(f"disagreed must be in [0, n], got {disagreed} of {n}")
+        _check(disagreed, n)
         self._stakes = played(self._stakes, self._bets, disagreed, n)
+        self.looks += n
+        self.shares += disagreed
+        self._seen(disagreed, n)
+
+    def update_together(self, disagreed: int, n: int) -> None:
+        """Look at the cases of one request, which may be alike: they count as one case.
+
+        Args:
+            disagreed: How many of them have the property.
+            n: How many there are, at least 1.
+
+        Raises:
+            ValueError: If ``disagreed`` is not in ``[0, n]``.
+        """
+        _check(disagreed, n)
+        self._stakes = played_share(self._stakes, self._bets, disagreed / n)
+        self.looks += 1
+        self.shares += disagreed / n
+        self._seen(disagreed, n)
+
+    def _seen(self, disagreed: int, n: int) -> None:
         self.n += n
         self.disagreed += disagreed
-        self.evidence = float(self._stakes.sum()) + held_back(self.n)
+        self.evidence = float(self._stakes.sum()) + held_back(self.looks)
         self.most = max(self.most, self.evidence)
         self.alarm = self.most >= self.alarm_at
+
+
+def _check(disagreed: int, n: int) -> None:
+    if not 0 <= disagreed <= n:
+        raise ValueError(f"disagreed must be in [0, n], got {disagreed} of {n}")

@@ -16,7 +16,7 @@ from pastille.wire.messages import (
 )
 from pastille.wire.requests import decode_request, encode_request, read_json_length
 from pastille.wire.responses import decode_response, encode_response, error_of
-from pastille.wire.strict_json import error_body, read_object, write_json
+from pastille.wire.strict_json import error_body, read_json, read_object, write_json
 
 __all__ = [
     "JSON_LENGTH",
@@ -38,6 +38,7 @@ __all__ = [
     "error_body",
     "error_of",
     "inflate",
+    "read_json",
     "read_json_length",
     "read_object",
     "write_json",

@@ -8,12 +8,13 @@ import zlib
 from pastille.wire.errors import WireError, malformed, too_large
 
 _CHUNK = 1 << 16
+_STEP = 1 << 20  # bytes inflated at once: 64 KB may become 64 MB
 _MOST_MEMBERS = 64  # of one gzip body; each costs a decompressor
 _WORTH = 1024  # bytes: below that, headers weigh more than what is saved
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's numbers for the three forms
 
 
-def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+def inflate(body: bytes, encoding: str, limit: int) -> bytes | bytearray:
     """Undo ``Content-Encoding``; never more than ``limit`` bytes are held.
 
     Args:
@@ -28,7 +29,7 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
 
     Example:
         >>> inflate(zlib.compress(b"abc"), "deflate", 3)
-        b'abc'
+        bytearray(b'abc')
         >>> inflate(zlib.compress(bytes(10**6)), "deflate", 1000)
         Traceback (most recent call last):
         pastille.wire.errors.WireError: the body inflates to more than 1000 bytes
@@ -49,14 +50,14 @@ def _has_zlib_frame(body: bytes) -> bool:
     return len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
 
 
-def _inflated(body: bytes, form: int, limit: int, *, members: int) -> bytes:
+def _inflated(body: bytes, form: int, limit: int, *, members: int) -> bytearray:
     view, out, at, done = memoryview(body), bytearray(), 0, 0
     while at < len(view) or not done:
         if done == members:
             raise malformed("the compressed body is followed by something else")
         at = _member(view, at, form, limit, out)
         done += 1
-    return bytes(out)
+    return out  # no copy: it may be large
 
 
 def _member(view: memoryview, at: int, form: int, limit: int, out: bytearray) -> int:
@@ -69,7 +70,7 @@ def _member(view: memoryview, at: int, form: int, limit: int, out: bytearray) ->
         before = len(out)
         try:
             # One byte more than allowed tells too much from just enough.
-            out += inflater.decompress(pending, limit + 1 - len(out))
+            out += inflater.decompress(pending, min(_STEP, limit + 1 - len(out)))
         except zlib.error:
             raise malformed("the compressed body is broken") from None
         if len(out) > limit:

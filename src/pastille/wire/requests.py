@@ -184,11 +184,17 @@ def _check_one(tensor: Described, spec: TensorSpec) -> None:
         raise malformed(
             f"input {spec.name!r} must have shape [{expected}] with N ≥ 1, got {list(tensor.shape)}"
         )
-    if not np.can_cast(tensor.dtype, spec.dtype, "safe"):
+    if not _becomes(tensor.dtype, np.dtype(spec.dtype)):
         raise malformed(
             f"input {spec.name!r} must be {datatype_of(spec.dtype)}, or what becomes it without loss, "
             f"got {datatype_of(tensor.dtype)}"
         )
+
+
+def _becomes(given: np.dtype[np.generic], taken: np.dtype[np.generic]) -> bool:
+    """Whether every value stays what it is; numpy lets whole numbers of 64 bits into doubles, of 53."""
+    rounded = given.kind in "iu" and given.itemsize == 8 and taken.kind == "f"
+    return not rounded and np.can_cast(given, taken, "safe")
 
 
 def _as_taken(array: np.ndarray, spec: TensorSpec) -> np.ndarray:

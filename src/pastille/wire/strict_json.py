@@ -28,7 +28,23 @@ _ENCODER = JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=Fa
 
 
 def read_object(data: bytes | memoryview, limit: int, *, values: int | None = None) -> dict[str, Any]:
-    """Parse one JSON object.
+    """Parse one JSON object; see `read_json`.
+
+    Raises:
+        WireError: As `read_json`, or it is no object.
+
+    Example:
+        >>> read_object(b'{"a": [1]}', 100)
+        {'a': [1]}
+    """
+    value = read_json(data, limit, values=values)
+    if not isinstance(value, dict):
+        raise malformed("the body must be a JSON object")
+    return value
+
+
+def read_json(data: bytes | memoryview, limit: int, *, values: int | None = None) -> Any:
+    """Parse any JSON.
 
     Parsing holds the interpreter for up to 1 s per 16 MB, and takes up to 16 times the memory: so what cannot
     be right is refused by counting characters, which takes a hundredth of that.
@@ -39,12 +55,12 @@ def read_object(data: bytes | memoryview, limit: int, *, values: int | None = No
         values: That its lists may hold together; None sets no bound.
 
     Raises:
-        WireError: It is too large, not JSON, nested too deeply, no object, or names a key twice.
+        WireError: It is too large, not JSON, nested too deeply, or names a key twice.
 
     Example:
-        >>> read_object(b'{"a": [1]}', 100)
-        {'a': [1]}
-        >>> read_object(b'{"a": NaN}', 100)
+        >>> read_json(b"[1, 2.5]", 100)
+        [1, 2.5]
+        >>> read_json(b'{"a": NaN}', 100)
         Traceback (most recent call last):
         pastille.wire.errors.WireError: JSON knows no NaN and no Infinity; a value must be a finite number
     """
@@ -53,7 +69,7 @@ def read_object(data: bytes | memoryview, limit: int, *, values: int | None = No
     raw = bytes(data)
     _check_counts(raw, values)
     try:
-        value = _DECODER.decode(raw.decode())
+        return _DECODER.decode(raw.decode())
     except json.JSONDecodeError as error:
         raise malformed(f"the body is not JSON: {error.msg} at character {error.pos}") from None
     except UnicodeDecodeError:
@@ -62,9 +78,6 @@ def read_object(data: bytes | memoryview, limit: int, *, values: int | None = No
         raise malformed("JSON is nested too deeply") from None
     except ValueError:  # a whole number of more than 4,300 digits
         raise malformed("a number in the JSON has too many digits") from None
-    if not isinstance(value, dict):
-        raise malformed("the body must be a JSON object")
-    return value
 
 
 def _check_counts(raw: bytes, values: int | None) -> None:

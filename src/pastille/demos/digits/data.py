@@ -5,6 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import pastille
+from pastille.values import ImageDecoding
 
 
 def splits() -> pastille.Splits:
@@ -17,4 +18,10 @@ def splits() -> pastille.Splits:
     def part(index: np.ndarray) -> pastille.Split:
         return pastille.Split(inputs=images[index], targets=digits.target[index])
 
-    return pastille.Splits(train=part(train), validation=part(validation), test=part(test))
+    return pastille.Splits(
+        train=part(train),
+        validation=part(validation),
+        test=part(test),
+        # A server is sent image files, bright ink on black as here, and makes such arrays of them.
+        preprocessing=pastille.Preprocessing(image=ImageDecoding(height=8, width=8, channels=1)),
+    )

@@ -12,6 +12,7 @@ from typing import final
 import numpy as np
 
 from pastille.errors import InferenceError
+from pastille.serve.engine.fallback import FaultError
 from pastille.serve.engine.places import NoPlaceError
 from pastille.serve.errors import Refused
 
@@ -141,7 +142,7 @@ class Batcher:
         except (Refused, NoPlaceError) as error:  # of all of them: asked again, each would be refused again
             _fail(calls, error)
         except Exception as error:  # whatever a runtime raises
-            if len(calls) == 1:
+            if len(calls) == 1 or _stalled(error):
                 _fail(calls, error)
             else:  # one of them is to blame, the others get their answers
                 await asyncio.gather(*(self._answer_all([call]) for call in calls if not call.given.done()))
@@ -176,6 +177,11 @@ class _Waiting:
 def _too_late(call: _Waiting) -> None:
     if not call.given.done():
         call.given.set_exception(Refused("deadline", "no answer in the time that the request allows"))
+
+
+def _stalled(error: Exception) -> bool:
+    """Asked again one by one, each might hang for as long and take a thread with it: all fall back."""
+    return isinstance(error, FaultError) and error.why == "timeout"
 
 
 def _fail(calls: Sequence[_Waiting], error: Exception) -> None:

@@ -47,10 +47,23 @@ def permits(breaker: Breaker, now: float) -> bool:
 
 
 def asked(breaker: Breaker, now: float) -> Breaker:
-    """The variant is asked, as `permits` allowed: where it rested, this is the probe."""
-    if breaker.state == "closed":
-        return breaker
-    return replace(breaker, state="half_open", until=now + breaker.rest_s)
+    """The variant is asked: where it has rested for long enough, this is the probe.
+
+    The last one is asked even while it rests; what only it could answer must not make its rest longer.
+    """
+    if permits(breaker, now) and breaker.state != "closed":
+        return replace(breaker, state="half_open", until=now + breaker.rest_s)
+    return breaker
+
+
+def unasked(breaker: Breaker, now: float) -> Breaker:
+    """The probe found no place: that says nothing of the variant, so the next call is the probe.
+
+    Example:
+        >>> permits(unasked(Breaker(state="half_open", rest_s=30.0, until=40.0), 10.0), now=10.0)
+        True
+    """
+    return replace(breaker, until=now) if breaker.state == "half_open" else breaker
 
 
 def succeeded(breaker: Breaker, rule: settings.Breaker) -> Breaker:

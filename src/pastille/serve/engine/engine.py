@@ -20,7 +20,7 @@ from pastille.serve.engine.machine import give_back_memory, keep_memory_small, t
 from pastille.serve.engine.opening import OpenedBundle, open_bundle
 from pastille.serve.engine.places import Places
 from pastille.serve.engine.replying import Served, reply_of
-from pastille.serve.engine.validating import validated
+from pastille.serve.engine.validating import pair_of, unvalidated, validated
 from pastille.serve.errors import Refused
 from pastille.serve.seams import Observe
 from pastille.serve.settings import Settings
@@ -78,6 +78,7 @@ class OpenedEngine:
         self._variants = Variants(
             sessions,
             {v.name: v.quick_rows for v in opened.variants},
+            {v.name: v.latency_ms for v in opened.variants},
             manifest,
             self._places,
             settings,
@@ -157,9 +158,12 @@ class OpenedEngine:
         if self.full:
             raise self._variants.overload()
         standing = standing_fallback(facts, self._settings, prefer)
-        if validates and self._variants.permits(order[0]):
-            return await self._in_time(call, validated(self._variants, self._served, call, order))
+        resting = [n for n in pair_of(order) if not self._variants.permits(n)] if validates else []
+        if validates and not resting:
+            return await self._in_time(call, validated(self._variants, self._served, call, order, standing))
         reply = await self._in_time(call, self._first(call, order, standing))
+        if resting:
+            return unvalidated(reply, f"{resting[0]} failed several times in a row and rests")
         if asked is not None and self._cache is not None:
             self._cache.put(asked, reply)
         return reply

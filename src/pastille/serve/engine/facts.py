@@ -82,11 +82,13 @@ def status_of(facts: Facts, settings: Settings, served: Served) -> EngineStatus:
         ready=ready,
         reason=" ".join(filter(None, (_reason(facts, order, speaker), facts.bundle.tampered))),
         preferred=facts.bundle.selection.preferred,
+        answering=speaker,
         degraded=not ready or fallen,
         threads=settings.threads or 1,
         places=facts.places,
         batching="off",
         variants=tuple(_variant_status(v, facts) for v in facts.bundle.variants),
+        hung=facts.live == 0,
     )
 
 

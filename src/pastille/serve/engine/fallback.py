@@ -20,6 +20,7 @@ class FaultError(Exception):
         super().__init__(detail)
         self.why = why
         self.detail = detail
+        self.counted = False  # a batch fails once, however many calls were in it
 
 
 def ask(

@@ -219,8 +219,9 @@ class Places:
         self.in_flight -= 1
         self.finished += 1
         _cancel_timer(job)
-        self._service_s += _SMOOTHING * (job.finished - job.started - self._service_s)
-        self._service_s = max(self._service_s, 1e-5)
+        if not job.future.cancelled():  # else it was cut short: that says nothing of how long one takes
+            self._service_s += _SMOOTHING * (job.finished - job.started - self._service_s)
+            self._service_s = max(self._service_s, 1e-5)
         _settle(job, job.error)
 
     def _came_back(self, _: _Job) -> None:

@@ -131,7 +131,7 @@ function driftOf(view) {
 
 function distance(name, value, limit) {
   if (value == null || limit == null) return null;
-  const tone = value > limit ? "bad" : "good";
+  const tone = value > limit ? "unsure" : "good"; // one look is no alarm: blocks decide
   const says = `${name} ${value.toFixed(3)}, the limit is ${limit.toFixed(3)}`;
   const marks = [
     { kind: "bar", from: 0, to: value },

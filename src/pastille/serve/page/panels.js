@@ -2,7 +2,7 @@
 
 import { area, badge, bytes, clock, count, h, lasting, linear, ms, percent, rate, scale } from "./draw.js";
 import { column, head, none, stateBadge } from "./pieces.js";
-import { fallbackWords, refusalWords, role } from "./words.js";
+import { fallbackWords, refusalWords, role, speaker } from "./words.js";
 
 const figure = (value, words, detail) =>
   h("li", {}, h("strong", {}, value), h("span", {}, words), detail && h("small", {}, detail));
@@ -23,7 +23,7 @@ export function meta({ engine, uptime_s }) {
 /** In the banner: the handful of figures. */
 export function glance(snapshot) {
   const { engine, variants: views, per_second, answered, requests, refusals, in_flight } = snapshot;
-  const latency = (views.find(({ name }) => name === engine.preferred) ?? views[0])?.latency;
+  const latency = (views.find(({ name }) => name === speaker(engine)) ?? views[0])?.latency;
   const turned = refusals.reduce((sum, one) => sum + one.count, 0);
   return h(
     "ul",

@@ -38,15 +38,14 @@ export async function openTrial(place, model) {
 }
 
 function panel(address, accepts) {
-  const result = h(
-    "div",
-    { class: "result", role: "status", "aria-live": "polite" },
-    h("p", { class: "none" }, "The answer appears here. It counts among the figures like any other request."),
-  );
-  const field = h("div", { class: "field" });
+  const result = h("div", { class: "result", role: "status", "aria-live": "polite" }, waiting());
+  const field = h("div", { class: "field", oninput: () => forget(result) });
   const send = (body, type) => answer(result, address, body, type);
   const offered = accepts.flatMap((one) => (one.columns ? [{ ...one, kind: "form" }, one] : [one]));
-  const pick = (one) => field.replaceChildren(...[entry(one, send)].flat());
+  const pick = (one) => {
+    forget(result);
+    field.replaceChildren(...[entry(one, send)].flat());
+  };
   pick(offered[0]);
   return [
     h("div", { class: "trial" }, h("div", {}, offered.length > 1 && kinds(offered, pick), field), result),
@@ -109,6 +108,7 @@ function typed({ media_types, words, example }, send) {
               class: "plain",
               onclick: () => {
                 area.value = given;
+                changed(area);
                 area.focus();
               },
             },
@@ -139,6 +139,7 @@ function dropped({ kind, media_types, words }, send) {
   const again = h("button", { type: "button", hidden: true }, "Ask again");
   const take = async (files) => {
     if (files.length === 0) return;
+    changed(preview);
     await show(preview, kind, files);
     const [body, type] = packed(files, media_types);
     again.hidden = false;
@@ -250,6 +251,19 @@ async function traced(file) {
 // The answer ----------------------------------------------------------------------------------------------
 
 let latest = 0; // only the answer to the last question is shown
+
+const waiting = () =>
+  h("p", { class: "none" }, "The answer appears here. It counts among the figures like any other request.");
+
+/** Nobody may take the answer to one input for that to another: it goes as soon as the input changes. */
+function forget(result) {
+  latest += 1;
+  result.removeAttribute("aria-busy");
+  if (!result.querySelector(":scope > .none")) result.replaceChildren(waiting());
+}
+
+/** Typing says by itself that the input has changed; dropping and filling in do not. */
+const changed = (node) => node.dispatchEvent(new Event("input", { bubbles: true }));
 
 async function answer(result, address, body, type) {
   const mine = (latest += 1);

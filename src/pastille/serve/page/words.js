@@ -54,15 +54,19 @@ export function standing({ engine, ...snapshot }) {
   return { tone: "good", word: `${answering(engine)}, as validated`, reason, reasons };
 }
 
-const answering = (engine) => `Answering with ${engine.preferred}`;
+/** The variant that answers now; not the preferred one while an alarm or its breaker keeps that out. */
+export const speaker = (engine) => engine.answering ?? engine.preferred;
+
+const answering = (engine) => `Answering with ${speaker(engine)}`;
 
 function fallen(engine) {
   const since = engine.degraded_since ? ` since ${clock(engine.degraded_since)}` : "";
   const out = engine.variants.filter((one) => !one.usable || one.breaker !== "closed");
   const reason = out
-    .map((one) => `${one.name}: ${one.usable ? breakerWords(one.breaker) : one.reason}`)
+    .map((one) => [one.name, one.usable ? breakerWords(one.breaker) : one.reason])
+    .map(([name, why]) => (why.startsWith(name) ? why : `${name}: ${why}`))
     .join(" · ");
-  return { word: `Fallen back to ${engine.preferred}${since}`, reason: reason || engine.reason };
+  return { word: `Fallen back to ${speaker(engine)}${since}`, reason: reason || engine.reason };
 }
 
 /** What the circuit breaker of a variant does. */
@@ -100,7 +104,7 @@ export function role(view, engine) {
   if (!view.usable) return { tone: "bad", words: "not used", detail: view.reason };
   if (view.breaker !== "closed")
     return { tone: "unsure", words: "resting", detail: breakerWords(view.breaker) };
-  if (view.name === engine.preferred) return { tone: "good", words: "answering", detail: "" };
+  if (view.name === speaker(engine)) return { tone: "good", words: "answering", detail: "" };
   return { tone: "wait", words: engine.ready ? "standing by" : "waiting", detail: "" };
 }
 

@@ -11,6 +11,7 @@ from pastille.stats.sequential import TwoSampleTest
 
 Arm = Literal["a", "b"]
 _SHOWN = 1e12  # evidence beyond all doubt
+_MOST_SUBJECTS = 100_000  # that are kept: 10 MB; what so many have not shown need not be known
 _MOST_SHARE = 0.99  # a test needs a few subjects of either arm
 
 
@@ -22,6 +23,7 @@ class ArmComparison:
         self.names: dict[Arm, str] = {"a": "a", "b": "b"}
         self.requests: dict[Arm, int] = {"a": 0, "b": 0}
         self.test = TwoSampleTest(share_b=min(share_b, _MOST_SHARE))
+        self._judged: set[bytes] = set()
 
     def add(self, event: Answered) -> None:
         """Count a request to its arm, whoever answered it in the end."""
@@ -32,9 +34,14 @@ class ArmComparison:
         if reply.fallback is None:
             self.names[reply.arm] = f"{reply.model}:{reply.version}/{reply.answer.variant}"
 
-    def judge(self, arm: Arm, *, correct: bool) -> None:
-        """A label says whether an answer of that arm was right."""
-        self.test.update(arm, correct)
+    def judge(self, arm: Arm, *, correct: bool, subject: bytes) -> None:
+        """A label says whether an answer of that arm was right; of each subject the first one counts.
+
+        Answers about one patient are right or wrong together: ten of them are not ten patients.
+        """
+        if subject not in self._judged and len(self._judged) < _MOST_SUBJECTS:
+            self._judged.add(subject)
+            self.test.update(arm, correct)
 
     def view(self) -> ComparisonView:
         """How it stands."""

@@ -14,7 +14,7 @@ from pastille.stats.confidence_sequence import rate_sequence
 from pastille.stats.eprocess import RateAlarm
 
 _SHOWN: Final = 1e12  # evidence beyond all doubt
-FEWEST: Final = 30  # cases below which the rate is not judged in words; the alarm itself needs no minimum
+FEWEST: Final = 30  # requests below which the rate is not judged in words; the alarm itself needs no minimum
 
 
 @final
@@ -34,7 +34,8 @@ class Disagreement:
     def add(self, event: Compared) -> bool:
         """Look at more cases; True where the alarm goes off by them."""
         before = self.rate.alarm
-        self.rate.update(int(np.count_nonzero(event.disagree)), len(event.disagree))
+        if len(event.disagree):  # cases of one request may be one patient's: they count as one
+            self.rate.update_together(int(np.count_nonzero(event.disagree)), len(event.disagree))
         self.lost += int(np.count_nonzero(event.lost))
         self.gained += int(np.count_nonzero(event.gained))
         return self.rate.alarm and not before
@@ -50,7 +51,7 @@ class Disagreement:
     def view(self) -> DisagreementView:
         """How it stands."""
         rate = self.rate
-        interval = rate_sequence(rate.disagreed, rate.n)
+        interval = rate_sequence(rate.shares, rate.looks)
         known = rate.n > 0
         return DisagreementView(
             served=self.served,
@@ -64,7 +65,7 @@ class Disagreement:
             limit=rate.limit,
             evidence=min(_SHOWN, rate.most if rate.alarm else rate.evidence),
             alarm_at=rate.alarm_at,
-            state="alarm" if rate.alarm else "ok" if rate.n >= FEWEST else "not_enough_data",
+            state="alarm" if rate.alarm else "ok" if rate.looks >= FEWEST else "not_enough_data",
             words=words.disagreement(
                 self.served,
                 self.other,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final, Literal, final
@@ -24,6 +25,8 @@ class Remembered:
     version: str
     decisions: tuple[Decision, ...]
     arm: Literal["a", "b"] | None
+    subject: bytes  # a hash with a key that ends with the process; empty where it is in no arm
+    against: tuple[str, str]  # model and version of arm a
     at: float  # monotonic seconds
     twice: bool = False  # another request had the same id and was decided otherwise
     labels: dict[int, Decision] = field(default_factory=dict)  # by row: a label counts once
@@ -41,18 +44,34 @@ class Memory:
     def __init__(self, most: int = MOST, keep_s: float = KEEP_S) -> None:
         self._kept: OrderedDict[bytes, Remembered] = OrderedDict()
         self._most, self._keep_s = most, keep_s
+        self._secret = secrets.token_bytes(16)
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def put(self, event: Answered, *, now: float) -> None:
-        """Remember what a request was answered; without a decision there is nothing to remember."""
+    def put(self, event: Answered, *, now: float, against: tuple[str, str] = ("", "")) -> None:
+        """Remember what a request was answered; without a decision there is nothing to remember.
+
+        Args:
+            event: The answer.
+            now: Monotonic seconds.
+            against: Whose A/B test it is part of: model and version of arm a.
+        """
         decisions = event.reply.answer.decisions
         if not decisions:
             return
         reply, key = event.reply, _key(event.call.request_id)
         arm = reply.arm if event.call.subject is not None else None  # who names no subject is in no arm
-        fresh = Remembered(model=reply.model, version=reply.version, decisions=decisions, arm=arm, at=now)
+        subject = b"" if arm is None else _key(event.call.subject or "", self._secret)
+        fresh = Remembered(
+            model=reply.model,
+            version=reply.version,
+            decisions=decisions,
+            arm=arm,
+            subject=subject,
+            against=against,
+            at=now,
+        )
         earlier = self._kept.pop(key, None)
         if earlier is not None and now - earlier.at <= self._keep_s:
             fresh.twice = earlier.twice or _answer(earlier) != _answer(fresh)
@@ -72,12 +91,18 @@ class Memory:
         self._kept = OrderedDict(kept)
 
 
-def _key(request_id: str) -> bytes:
-    return hashlib.blake2b(request_id.encode("utf-8", "replace"), digest_size=16).digest()
+def _key(text: str, secret: bytes = b"") -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16, key=secret).digest()
 
 
 def _answer(remembered: Remembered) -> tuple[object, ...]:
-    return remembered.model, remembered.version, remembered.decisions, remembered.arm
+    return (
+        remembered.model,
+        remembered.version,
+        remembered.decisions,
+        remembered.arm,
+        remembered.subject,
+    )
 
 
 def decision_of(remembered: Remembered | None, label: Label) -> Decision:
@@ -89,7 +114,8 @@ def decision_of(remembered: Remembered | None, label: Label) -> Decision:
     """
     if remembered is None:
         known = (
-            f"the server remembers the last {MOST:,} for {KEEP_S / 86_400:.0f} days, and none over a restart"
+            f"the server remembers the last {MOST:,} for {KEEP_S / 86_400:.0f} days, those of versions that "
+            "are open, and none over a restart"
         )
         raise Refused("not_found", f"no decision is known for this request id: {known}")
     if remembered.twice:

@@ -56,14 +56,14 @@ def exposition(
     shown: Sequence[Shown],
     *,
     refusals: Mapping[tuple[str, int, str], int],
-    comparisons: Mapping[str, ArmComparison],
+    comparisons: Mapping[tuple[str, str], ArmComparison],
 ) -> bytes:
     """All metrics as text.
 
     Args:
         shown: Every version that is served.
         refusals: Of the whole server: how many, by route, status and cause.
-        comparisons: A/B tests by model; under ``""`` that of the whole server.
+        comparisons: A/B tests, by model and version of arm a.
     """
     from prometheus_client import generate_latest
 
@@ -121,7 +121,7 @@ def families(
     shown: Sequence[Shown],
     *,
     refusals: Mapping[tuple[str, int, str], int],
-    comparisons: Mapping[str, ArmComparison],
+    comparisons: Mapping[tuple[str, str], ArmComparison],
 ) -> Iterator[Family]:
     """Every metric that there is, in the order in which it is shown."""
     yield _build()
@@ -284,7 +284,7 @@ def _labels(shown: Sequence[Shown]) -> Iterator[Family]:
     yield from (positives, found)
 
 
-def _alarms(shown: Sequence[Shown], comparisons: Mapping[str, ArmComparison]) -> Iterator[Family]:
+def _alarms(shown: Sequence[Shown], comparisons: Mapping[tuple[str, str], ArmComparison]) -> Iterator[Family]:
     alarm = _gauge("pastille_alarm", "1: the sequential test of that kind went off.", (*_VERSION, "kind"), ())
     for each in shown:
         watched = each.watched
@@ -294,8 +294,8 @@ def _alarms(shown: Sequence[Shown], comparisons: Mapping[str, ArmComparison]) ->
             "sensitivity": watched.sensitivity.alarm,
         }
         alarm.samples.extend((each.labels | {"kind": kind}, float(on)) for kind, on in kinds.items())
-    for model, comparison in comparisons.items():
-        labels = {"model": model, "version": "", "kind": "comparison"}
+    for (model, version), comparison in comparisons.items():
+        labels = {"model": model, "version": version, "kind": "comparison"}
         alarm.samples.append((labels, float(comparison.test.alarm)))
     yield alarm
 

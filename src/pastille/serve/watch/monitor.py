@@ -12,6 +12,7 @@ from pastille.bundle import Manifest
 from pastille.serve.errors import Refused
 from pastille.serve.seams import Observe
 from pastille.serve.settings import Settings
+from pastille.serve.swapping import CANDIDATE
 from pastille.serve.values import Answered, EngineStatus, Label, Turned
 from pastille.serve.watch.comparison import ArmComparison
 from pastille.serve.watch.labels import Memory, Remembered, as_decision, counts, decision_of
@@ -21,6 +22,7 @@ from pastille.serve.watch.views import snapshot_of
 from pastille.serve.watch.watched import Watched
 
 METRICS_TYPE: Final = CONTENT_TYPE
+Bundle = tuple[str, str]  # model, version
 _MOST_GROUPS, _MOST_TEXT = 16, 128
 _SHOWN_LABELS: Final = 20
 
@@ -74,7 +76,8 @@ class ServerMonitor:
         self._watched: dict[tuple[str, str], Watched] = {}
         self._refusals: Counter[tuple[str, int, str]] = Counter()  # route, status, cause
         self._memory = Memory()
-        self._comparisons: dict[str, ArmComparison] = {}
+        self._comparisons: dict[Bundle, ArmComparison] = {}  # by arm a: another version is another test
+        self._facing: Bundle = ("", "")  # arm a of a test of two bundles, now
 
     def watch(self, manifest: Manifest, version: str, *, act: Callable[[str], None]) -> Observe:
         """Begin to watch an engine; see `pastille.serve.seams.Monitor`."""
@@ -87,11 +90,13 @@ class ServerMonitor:
             monotonic=self._monotonic,
         )
         self._watched[(manifest.name, version)] = watched
+        self._face((manifest.name, version))
         return watched.observe
 
     def forget(self, model: str, version: str) -> None:
         """Let go of a version that was closed for good."""
         self._watched.pop((model, version), None)
+        self._comparisons.pop((model, version), None)
         self._memory.forget(model, version)
 
     def answered(self, event: Answered) -> None:
@@ -100,9 +105,12 @@ class ServerMonitor:
         if watched is None:
             return
         watched.answered(event)
-        self._memory.put(event, now=self._monotonic())
+        if event.reply.arm == "a":
+            self._face((event.reply.model, event.reply.version))
+        against = self._arm_a(event.reply.model, event.reply.version)
+        self._memory.put(event, now=self._monotonic(), against=against)
         if event.reply.arm is not None:
-            self._comparison(event.reply.model).add(event)
+            self._comparison(against).add(event)
 
     def turned(self, event: Turned) -> None:
         """A request was refused."""
@@ -158,27 +166,35 @@ class ServerMonitor:
             at=self._clock(),
             now=self._monotonic(),
             refusals=refusals,
-            comparison=self._comparison(status.model).view() if self._settings.mode == "ab" else None,
+            comparison=self._comparison(self._arm_a(status.model, status.version)).view()
+            if self._settings.mode == "ab"
+            else None,
         )
 
     def _judge(self, remembered: Remembered, *, correct: bool) -> None:
-        if remembered.arm is None:
+        if remembered.arm is None or remembered.against not in self._watched:
             return
-        comparison = self._comparison(remembered.model)
+        comparison = self._comparison(remembered.against)
         before = comparison.test.alarm
-        comparison.judge(remembered.arm, correct=correct)
+        comparison.judge(remembered.arm, correct=correct, subject=remembered.subject)
         if comparison.test.alarm and not before:
             self._tell("comparison", remembered.model, remembered.version, comparison.view().words)
 
     def _tell(self, kind: str, model: str, version: str, detail: str) -> None:
         self._on_alarm(Alarmed(kind=kind, model=model, version=version, detail=detail))
 
-    def _comparison(self, model: str) -> ArmComparison:
-        """Two variants of one bundle are compared per model, two bundles once for the server."""
-        key = model if self._settings.comparison.bundle is None else ""
-        if key not in self._comparisons:
-            self._comparisons[key] = ArmComparison(self._settings.comparison.share)
-        return self._comparisons[key]
+    def _face(self, bundle: Bundle) -> None:
+        if bundle[1] != CANDIDATE:
+            self._facing = bundle
+
+    def _arm_a(self, model: str, version: str) -> Bundle:
+        """Whose test an answer belongs to: after a swap labels still speak of the version that answered."""
+        return (model, version) if version != CANDIDATE else self._facing
+
+    def _comparison(self, arm_a: Bundle) -> ArmComparison:
+        if arm_a not in self._comparisons:
+            self._comparisons[arm_a] = ArmComparison(self._settings.comparison.share)
+        return self._comparisons[arm_a]
 
 
 def _check(label: Label, manifest: Manifest) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from typing import Final
 
+from pastille.serve.logs import pseudonym
 from pastille.serve.values import EngineStatus, VariantStatus
 from pastille.serve.watch.snapshot import ComparisonView, Counted, Recent, Snapshot, VariantView
 from pastille.serve.watch.watched import Seen, VariantWindow, Watched
@@ -60,11 +60,11 @@ def snapshot_of(
 
 
 def recent(seen: Seen) -> Recent:
-    """One request, its id hashed: a client may send anything as one."""
+    """One request, its id as in the log: nobody can try the numbers of a clinic for it."""
     at, request_id, route, variant, rows, decision, confidence, total_s, fallback, cached, warnings = seen
     return Recent(
         at=at,
-        id=hashlib.sha256(request_id.encode("utf-8", "replace")).hexdigest()[:8],
+        id=pseudonym(request_id),
         route=route,
         variant=variant,
         rows=rows,

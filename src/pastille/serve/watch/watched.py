@@ -9,7 +9,7 @@ from typing import Final, final
 from pastille.bundle import Manifest
 from pastille.serve.comparing import positive_labels
 from pastille.serve.settings import Alarm
-from pastille.serve.values import Answered, Compared, Dropped, Event, Faulted, Label, Moved, Turned
+from pastille.serve.values import Answered, Compared, Dropped, Event, Faulted, Label, Moved, Reply, Turned
 from pastille.serve.watch.disagreement import Disagreement
 from pastille.serve.watch.drift import Drift
 from pastille.serve.watch.labels import Decision
@@ -19,6 +19,8 @@ from pastille.values.reference import VariantReference
 
 RECENT: Final = 50
 _MOST_PAIRS: Final = 8
+
+_CHOSEN_BY_INPUT: Final = frozenset({"exception", "non_finite", "shape", "timeout", "disagreement"})
 
 Tell = Callable[[str, str], None]  # of an alarm: its kind, and a sentence
 Seen = tuple[float, str, str, str, int, str, float | None, float, str, bool, int]  # see `views.recent`
@@ -101,9 +103,9 @@ class Watched:
         self.throughput.add(self._monotonic())
         if fallback is not None:
             self.fallbacks[(fallback.preferred, fallback.why)] += 1
-        if reply.confidence is not None and variant in self.drift:
-            drift = self.drift[variant]
-            drift.add(reply.confidence)
+        if reply.confidence is not None and variant in self.drift and speaks_of_traffic(reply):
+            drift, row = self.drift[variant], _turn(self.throughput.total, len(reply.confidence))
+            drift.add(reply.confidence[row : row + 1])  # the others may be the same patient's
             self._alarmed(f"drift of {variant}", drift.alarm, lambda: drift.view().words)
         self.recent.append(seen(event))
 
@@ -139,6 +141,24 @@ class Watched:
 
     def _reference(self, variant: str) -> VariantReference | None:
         return None if self.manifest.reference is None else self.manifest.reference.variant(variant)
+
+
+def speaks_of_traffic(reply: Reply) -> bool:
+    """Whether an answer is a fair sample of the requests: no repetition, nor chosen by what was in it.
+
+    What fp32 answers because int8 failed on it, or because they disagreed, is not what is usually asked.
+    """
+    return bool(
+        reply.confidence is not None
+        and len(reply.confidence)
+        and not reply.cached
+        and (reply.fallback is None or reply.fallback.why not in _CHOSEN_BY_INPUT)
+    )
+
+
+def _turn(count: int, of: int) -> int:
+    """Which of so many comes now: each as often, whatever the rhythm (multiples of the golden ratio)."""
+    return (count * 0x9E3779B1 % (1 << 32)) * of >> 32
 
 
 def seen(event: Answered) -> Seen:

@@ -78,10 +78,12 @@ class Throughput:
 
     def __init__(self) -> None:
         self._seconds: deque[tuple[int, int]] = deque(maxlen=HISTORY_S + 1)  # second, count; newest last
+        self.total = 0
 
     def add(self, now: float) -> None:
         """Count one answer."""
         second = int(now)
+        self.total += 1
         if self._seconds and self._seconds[-1][0] == second:
             self._seconds[-1] = second, self._seconds[-1][1] + 1
         else:

@@ -31,6 +31,9 @@ def disagreement(
         return f"No case has been put to both {served} and {other} yet."
     seen = f"{served} and {other} decided {disagreed:,} of {cases(n)} differently"
     range_ = f"the true rate is between {percent(low)} and {percent(high)}"
+    if alarm and low <= limit:  # of all cases; the alarm sees a change that the long calm before it hides
+        do = "Look at the inputs of the last days: they are not what the bundle was validated on."
+        return f"{seen} in all, and a rate above the {percent(limit)} that may be is shown. {do}"
     if alarm:
         do = "Look at the inputs of the last days: they are not what the bundle was validated on."
         return f"{seen}; {range_}. That is shown to be more than the {percent(limit)} that may be. {do}"
@@ -42,7 +45,7 @@ def disagreement(
 def alarm_reason(served: str, other: str, *, n: int, disagreed: int, limit: float) -> str:
     """Why a variant is taken out of service, in one sentence."""
     seen = f"{disagreed:,} of {cases(n)} were decided otherwise than by {other}"
-    return f"{served}: {seen}, which shows a rate above the {percent(limit)} that may be"
+    return f"{served}: {seen}, which shows that the rate has been above the {percent(limit)} that may be"
 
 
 NO_REFERENCE = (
