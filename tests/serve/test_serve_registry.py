@@ -73,10 +73,15 @@ async def test_a_load_that_fails_changes_nothing() -> None:
     broken = copied(bundle(2))
     golden = broken / "golden" / "cases.npz"
     golden.write_bytes(golden.read_bytes()[:-1] + b"!")
+    worse = copied(bundle(2))
+    int8 = worse / "models" / "int8.onnx"
+    int8.write_bytes(int8.read_bytes()[:-1] + b"!")  # fp32 could answer, but what is served does better
     async with serving(bundle(1)) as (registry, watcher):
         engine, status = registry.engine("tiny"), registry.statuses()
         with pytest.raises(IntegrityError):
             await registry.load(broken)
+        with pytest.raises(IntegrityError, match=r"int8\.onnx was changed"):
+            await registry.load(worse)
         with pytest.raises(IntegrityError):
             await registry.load(broken.parent / "missing")
         with pytest.raises(UsageError, match=r"differs in kind, labels.*another name"):

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, final
 from pastille.bundle import Manifest, VariantName, read_manifest
 from pastille.bundle.golden import DECIDING
 from pastille.bundle.manifest import MANIFEST
+from pastille.bundle.verify import check_hashes, check_layout
 from pastille.errors import IntegrityError, UsageError
 from pastille.serve.assignment import answer_by_arm
 from pastille.serve.engine.engine import open_engine
@@ -163,6 +164,7 @@ class OpenedRegistry:
 
         Raises:
             IntegrityError: It is not what was written, or no variant is valid here: nothing has changed.
+                Where what is served is degraded itself, one good variant is enough, as at the start.
             UsageError: Its interface is another, or it cannot be served in this mode: nothing has changed.
             Refused: ``not_ready``: the server is stopping.
         """
@@ -276,6 +278,8 @@ class OpenedRegistry:
                 return line.current.engine.status
             if line is not None:
                 check_interface(line.current.engine.manifest, manifest)
+                if not line.current.engine.status.degraded:
+                    await asyncio.to_thread(_check_files, directory, manifest)
             number = self._last.get(name, 0) + 1
             served = await self._opened(directory, manifest, str(number), self._settings)
             self._last[name], self._directories[name] = number, directory
@@ -358,6 +362,12 @@ class OpenedRegistry:
 
 def _ignore(event: Changed) -> None:
     """Nobody wants to know."""
+
+
+def _check_files(directory: Path, manifest: Manifest) -> None:
+    """Every one: at the start a bundle with one good variant is better than nothing, here it is not."""
+    check_layout(directory, manifest)
+    check_hashes(directory, manifest)
 
 
 def _is_served(served: Served, manifest: Manifest) -> bool:
