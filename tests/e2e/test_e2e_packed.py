@@ -17,7 +17,7 @@ from pastille.record import StageFinished, read_record
 
 pytestmark = pytest.mark.e2e
 
-SPARSE = "{prune: {method: unstructured, sparsity: 0.9, train: {epochs: 10, batch_size: 16}}}"
+SPARSE = "{prune: {method: unstructured, sparsity: 0.8, train: {epochs: 20, batch_size: 16}}}"
 JUDGED = ("--split", "test", "--json")
 QUICK = ("--quiet", "--set", "requirements.risk=low", "--set", "measure={seconds: 0.05, memory: false}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ CASES = {"abstracts": ("medical_tc_test.csv", 300), "ecg": ("ptbxl_database.csv"
 
 
 def callable_of(name: str, reference: str) -> Callable[..., Any]:
+    # Another project's modules of these names may be loaded already, by tests that ran in this process.
+    for neighbour in ("data", "model", "train"):
+        sys.modules.pop(neighbour, None)
     return load_callable(reference, EXAMPLES / name, key="test")
 
 
