@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import zipfile
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
