@@ -256,6 +256,44 @@ def test_an_unread_answer_keeps_a_closed_connection_for_so_long_only() -> None:
     assert not asyncio.run(connections_left())
 
 
+@pytest.mark.parametrize("body", [b"", b"x" * 300_000])
+def test_a_crowded_server_refuses_at_the_head_and_keeps_the_connection(body: bytes) -> None:
+    """The application never hears of it; what follows on the connection is answered as ever."""
+    heard, refused = [], []
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        heard.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def asked() -> list[bytes]:
+        config = Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
+        config.load()
+        crowd = [0.2, 0.2, None, None]
+        shared = Shared(
+            limits=Limits(), refused=lambda *what: refused.append(what), crowded=lambda _: crowd.pop(0)
+        )
+        loop, state = asyncio.get_running_loop(), ServerState()
+        server = await loop.create_server(lambda: BoundedProtocol(config, state, shared), "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            found = []
+            for request in (*[post(b"Content-Length: %d" % len(body), body=body)] * 4, GET):
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                found.append(head + await reader.readexactly(length))
+            writer.close()
+            return found
+
+    found = asyncio.run(asked())
+    assert [answer[9:12] for answer in found] == [b"503", b"503", b"200", b"200", b"200"]
+    assert all(b"retry-after: 1" in answer and b"connection: close" not in answer for answer in found[:2])
+    assert json.loads(found[0].partition(b"\r\n\r\n")[2])["error"].startswith("more is asked")
+    assert heard == ["/predict", "/predict", "/v2"]
+    assert refused == [("overload", 503)] * 2
+
+
 def test_a_peer_that_leaves_is_not_worked_for(server: Running) -> None:
     for _ in range(4):
         with server.connect() as peer:

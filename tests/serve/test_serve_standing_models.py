@@ -41,6 +41,22 @@ async def test_where_a_model_took_every_thread_only_a_restart_helps_and_liveness
         places.live = restored
 
 
+@in_a_loop
+async def test_only_what_a_full_engine_would_answer_is_refused_at_the_head() -> None:
+    async with serving(bundle(1)) as (registry, watcher):
+        standing = Standing(settings=Settings(), monitor=watcher)
+        assert standing.crowded(b"/predict") is None  # starting: that has a reason of its own
+        standing.registry = registry
+        assert standing.crowded(b"/predict") is None
+        places = registry.engine("tiny")._places  # type: ignore[attr-defined]
+        places.live, restored = 0, places.live
+        for target in (b"/predict", b"/predict/tiny?x=1", b"/v2/models/tiny/infer"):
+            assert standing.crowded(target) == registry.engine("tiny").retry_after_s
+        for target in (b"/feedback", b"/v2/models/tiny/versions/1/infer", b"/admin/swap", b"/v2/models/tiny"):
+            assert standing.crowded(target) is None
+        places.live = restored
+
+
 def asked(standing: Standing) -> Asked:
     async def nothing() -> Any:
         raise AssertionError("a probe has no body")

@@ -9,6 +9,7 @@ of uvicorn's class; a test holds them in place.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +27,7 @@ PIPELINED: Final = 16  # requests that may wait behind one
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JOINED: Final = 64 << 10  # bytes of an answer that are worth copying to save a system call
 QUIET_S: Final = 1.0  # that an idle connection is kept where others want its place
+CROWDED: Final = "more is asked than can be answered; try again"
 LINGER_S: Final = 3.0  # that a refused body is still read, so that the refusal arrives
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization"})
@@ -37,6 +39,7 @@ class Shared:
 
     limits: Limits
     refused: Callable[[str, int], None]  # (cause, status) of what never reached the application
+    crowded: Callable[[bytes], float | None] = lambda _: None  # target of a POST -> when to come back, in s
     draining: bool = False
 
 
@@ -45,6 +48,17 @@ class _Fault:
     cause: str
     status: int
     message: str
+
+
+class _Refused:
+    """In place of a request that was refused at its head: answered, with nobody working on it."""
+
+    response_started = response_complete = True
+    keep_alive = True
+    disconnected = False
+
+    def __init__(self) -> None:
+        self.message_event = asyncio.Event()  # that uvicorn sets when the connection ends
 
 
 class _FaultError(Exception):
@@ -203,10 +217,26 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop(_Fault(cause="malformed", status=400, message=problem))
         if len(self.pipeline) >= PIPELINED:
             self._stop(_Fault(cause="malformed", status=400, message="too many pipelined requests"))
+        if not upgrade and self._refused_at_once():
+            return
         super().on_headers_complete()
         self.cycle.transport = _Gentle(self)  # type: ignore[assignment]
         if self.shared.draining or upgrade or self.expect_100_continue:  # does a refusal leave a body unread?
             self.cycle.keep_alive = False
+
+    def _refused_at_once(self) -> bool:
+        """Under overload most requests end here: what is made of one costs more than to refuse it."""
+        alone = not (self._busy or self.pipeline or self.expect_100_continue or self.shared.draining)
+        if not alone or self.parser.get_method() != b"POST" or not self.parser.should_keep_alive():
+            return False
+        again = self.shared.crowded(self.url)
+        if again is None:
+            return False
+        self.cycle = self._running = _Refused()  # type: ignore[assignment]
+        self.shared.refused("overload", 503)
+        after = max(1, math.ceil(again))
+        self.transport.write(raw_refusal(503, CROWDED, retry_after_s=after, close=False))
+        return True
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body; of a request that was answered already it is dropped."""

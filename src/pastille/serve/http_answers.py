@@ -86,8 +86,14 @@ async def send_outcome(outcome: Outcome, send: Send) -> None:
         await send({"type": "http.response.body", "body": view[end - PIECE : end], "more_body": more})
 
 
-def raw_refusal(status: int, message: str, *, retry_after_s: int | None = None) -> bytes:
-    """A whole HTTP/1.1 answer for what never became a request; the connection closes after it.
+def raw_refusal(status: int, message: str, *, retry_after_s: int | None = None, close: bool = True) -> bytes:
+    """A whole HTTP/1.1 answer for what never became a request.
+
+    Args:
+        status: HTTP status.
+        message: One line.
+        retry_after_s: When to come back.
+        close: Whether the connection closes after it.
 
     Example:
         >>> raw_refusal(408, "too slow").split()[:3]
@@ -95,7 +101,12 @@ def raw_refusal(status: int, message: str, *, retry_after_s: int | None = None) 
     """
     body = json.dumps({"error": message}).encode()
     again = b"retry-after: %d\r\n" % retry_after_s if retry_after_s is not None else b""
-    return (
-        b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-        b"%sconnection: close\r\n\r\n%s"
-    ) % (status, HTTPStatus(status).phrase.encode(), len(body), again, body)
+    end = b"connection: close\r\n" if close else b""
+    return (b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s%s\r\n%s") % (
+        status,
+        HTTPStatus(status).phrase.encode(),
+        len(body),
+        again,
+        end,
+        body,
+    )

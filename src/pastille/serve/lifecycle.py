@@ -76,7 +76,11 @@ async def _serve(
     opened: Callable[[Registry], None],
 ) -> None:
     standing = stand(settings)
-    shared = Shared(limits=settings.limits, refused=lambda c, s: standing.turned(c, s, "http"))
+    shared = Shared(
+        limits=settings.limits,
+        refused=lambda c, s: standing.turned(c, s, "http"),
+        crowded=standing.crowded,
+    )
     state, config = ServerState(), _config(standing)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     with _signals(loop, standing, stop, directories):

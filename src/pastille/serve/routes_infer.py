@@ -17,6 +17,7 @@ import numpy as np
 from pastille.serve.endpoint import Asked
 from pastille.serve.errors import Refused
 from pastille.serve.friendly import form, is_quick, predict_body, read_predict
+from pastille.serve.http import CROWDED
 from pastille.serve.http_answers import Headers, Outcome, as_json
 from pastille.serve.oip import infer_answer
 from pastille.serve.reading import beside
@@ -126,7 +127,7 @@ def _open_engine(asked: Asked) -> Engine:
     engine = models.engine(asked.path.get("model") or models.default, asked.path.get("version"))
     if engine.full:
         wait = engine.retry_after_s
-        raise Refused("overload", "more is asked than can be answered; try again", retry_after_s=wait)
+        raise Refused("overload", CROWDED, retry_after_s=wait)
     return engine
 
 

@@ -61,6 +61,24 @@ class Standing:
             raise Refused("not_ready", self.problem, retry_after_s=1)
         return self.registry
 
+    def crowded(self, target: bytes) -> float | None:
+        """Whether a question with this target would be refused for want of a place, as far as that is plain.
+
+        Only where one model is served and no version is asked for: else who will answer is known later.
+
+        Args:
+            target: Of a POST, as it came.
+
+        Returns:
+            Seconds after which to come back; None where it should be looked at.
+        """
+        registry, path = self.registry, target.partition(b"?")[0]
+        asks = path.startswith(b"/predict") or (path.endswith(b"/infer") and b"/versions/" not in path)
+        if not asks or registry is None or self.settings.mode == "ab" or len(registry.directories) != 1:
+            return None
+        engine = registry.engine(registry.default)
+        return engine.retry_after_s if engine.full else None
+
     def guard(self, engine: Engine) -> Guard:
         """What holds an engine's inputs against what validation saw."""
         manifest = engine.manifest
