@@ -53,7 +53,7 @@ from pastille.runtime import ONNXRUNTIME, load  # noqa: E402
 RAW = "in process"
 CLIENTS = 8
 PARTS = ("turn", "clients", "overload", "term", "start", "install")
-LIMITS = (4, 8, 16)  # that a rival with a setting for it is tried with
+LIMITS = (4, 8)  # that a rival with a setting for it is tried with
 
 
 @dataclass(frozen=True, kw_only=True)
