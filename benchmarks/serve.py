@@ -15,7 +15,7 @@ clients   eight clients: answers per second over those of eight threads that cal
 overload  3 times as many requests as the server answers at most, Poisson, 20 s, not waiting for answers:
           answers within 500 ms over that most ("limit N" is the server's own setting, the best of several)
 term      SIGTERM while 16 requests are in flight, three times: answers lost of 48, processes left behind
-start     start to the first correct answer; memory (PSS of all its processes) two seconds after it
+start     start to the first correct answer; memory (PSS of all its processes) five seconds after it
 install   what `pip install .` takes, without torch
 """
 
@@ -315,7 +315,7 @@ def start_up(
             server = MAKERS[name](subject, port, rivals, 0)
             with running(server, port, logs / f"{subject.name}-{name}-start.log") as found:
                 seconds.append(found.await_answer())
-                time.sleep(2)
+                time.sleep(5)
                 memory.append(found.pss_mb())
         yield row(subject, name, "start to first correct answer", "s", seconds)
         yield row(subject, name, "memory when idle (PSS)", "MB", memory)

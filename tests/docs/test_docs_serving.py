@@ -55,3 +55,37 @@ def test_the_faults_are_those_that_were_measured() -> None:
     assert f"{total('attacks'):,} hostile" in said
     assert f"({total('cut', 'killed')} requests)" in said
     assert f"{total('refused', 'bomb')} of {total('asked', 'bomb'):,} requests were pictures" in said
+
+
+COMPARED = {  # row of the page -> model and figure of the CSV
+    "server's CPU per 602 KB request": ("resnet18", "CPU per request beyond the runtime"),
+    "the same, 12 KB": ("ecg", "CPU per request beyond the runtime"),
+    "median time of one client": ("resnet18", "median time over the runtime's"),
+    "answers per second, 8 clients, over": ("resnet18", "answers over the runtime's, 8 clients"),
+    "answers per second, 8 clients, 12 KB": ("ecg", "answers, 8 clients"),
+    "answers in 500 ms at 3 times": ("resnet18", "answers within 500 ms over the most"),
+    "answers lost of 48": ("resnet18", "answers lost of 48 on SIGTERM"),
+    "start to the first": ("resnet18", "start to first correct answer"),
+    "memory when idle": ("resnet18", "memory when idle (PSS)"),
+}
+
+
+def test_the_comparison_is_what_was_measured() -> None:
+    with (ROOT / "benchmarks/serve.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    said = PAGE[PAGE.index("## How it compares") : PAGE.index("## Settings")]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if "|" in line
+    ]
+    assert len(rows) == len(COMPARED)
+    for (name, (model, figure)), (what, *cells) in zip(COMPARED.items(), rows, strict=True):
+        assert what.startswith(name)
+        for server, cell in zip(head[1:], cells, strict=True):
+            values = [
+                float(row["value"])
+                for row in found
+                if (row["model"], row["figure"]) == (model, figure)
+                and row["server"].partition(" (")[0] == server.lower()
+            ]
+            best = max(values)  # of several limits
+            assert float(cell) == round(best, len(cell.partition(".")[2])), (what, server)

@@ -26,6 +26,7 @@ from pastille.errors import PastilleError
 from pastille.serve import logs
 from pastille.serve.app import application
 from pastille.serve.compose import open_models, stand
+from pastille.serve.engine.machine import give_back_memory
 from pastille.serve.http import BoundedProtocol, Shared
 from pastille.serve.listening import BACKLOG, take_no_more
 from pastille.serve.seams import Registry
@@ -134,9 +135,13 @@ async def _opened(standing: Standing, directories: Sequence[Path], stop: asyncio
 
 
 def _settle() -> None:
-    """What was made so far lives as long as the server: collecting garbage need not look at it again."""
+    """What was made so far lives as long as the server: collecting garbage need not look at it again.
+
+    Loading a model takes three times its size for a moment, which the system gets back.
+    """
     gc.collect()
     gc.freeze()
+    give_back_memory()
 
 
 async def _keep_date(state: ServerState) -> None:
