@@ -18,12 +18,12 @@ from pastille.serve.auth import (
     check_browser,
     check_exposure,
     check_scope,
-    is_loopback,
     new_token,
 )
 from pastille.serve.configuring import line_of, read_settings, read_tokens, size_of
 from pastille.serve.errors import Refused
 from pastille.serve.settings import Settings, Token
+from pastille.wire import is_loopback
 
 LOCAL = {b"host": b"localhost:8080"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pastille.measure.reference import input_reference
-from pastille.serve.guard import guard_for, unusual
+from pastille.serve.guard import guard_for
 from pastille.values import (
     NumberColumn,
     Preprocessing,
@@ -36,22 +36,25 @@ def test_another_scale_is_named_with_the_range(images: np.ndarray) -> None:
     scaled = images[:4].copy()
     scaled[2, 1] *= 255
     mean = scaled[2, 1].mean()
-    said = unusual({"x": scaled}, reference(x=images))
+    said = guard_for(reference(x=images)).unusual({"x": scaled})
     assert said[0].startswith(
         f"input 'x' channel 1 lies far outside what validation saw: mean {mean:.4g}, validation 0.3"
     )
     assert said[1].startswith("input 'x' channel 1 varies far more than in validation: deviation")
     assert len(said) == 2
-    assert len(unusual({"x": images[:1] * 255}, reference(x=images))) == 3
+    assert len(guard_for(reference(x=images)).unusual({"x": images[:1] * 255})) == 3
 
 
 @pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
 def test_a_blank_image(images: np.ndarray, grey: float) -> None:
     blank = np.full((1, 3, 8, 8), grey, np.float32)
-    assert unusual({"x": blank}, reference(x=images))[0] == "input 'x' is blank: all its values are alike"
+    assert (
+        guard_for(reference(x=images)).unusual({"x": blank})[0]
+        == "input 'x' is blank: all its values are alike"
+    )
     partly = images[:1].copy()
     partly[:, 0] = 0.5  # one channel alone may be
-    assert unusual({"x": partly}, reference(x=images)) == ()
+    assert guard_for(reference(x=images)).unusual({"x": partly}) == ()
 
 
 def test_features_are_looked_at_one_by_one() -> None:
@@ -59,7 +62,7 @@ def test_features_are_looked_at_one_by_one() -> None:
     table = np.stack([rng.normal(size=2000), rng.normal(size=2000), np.arange(2000) == 7], axis=1)
     of = reference(x=table.astype(np.float32))
     for row, channels in [([0, 0, 1], ""), ([0, -40, 0], "1"), ([99, 0, 90], "02")]:
-        said = unusual({"x": np.array([row], np.float32)}, of)
+        said = guard_for(of).unusual({"x": np.array([row], np.float32)})
         assert "".join(sentence[18] for sentence in said) == channels
 
 
@@ -80,12 +83,12 @@ def test_columns_and_leads_are_called_by_their_names() -> None:
 def test_a_large_mean_does_not_hide_a_small_deviation() -> None:
     rng = np.random.default_rng(0)
     x = (1e4 + rng.normal(size=(100, 1, 50, 50))).astype(np.float32)
-    assert unusual({"x": x[:5]}, reference(x=x)) == ()
-    assert unusual({"x": np.full((1, 1, 50, 50), 1e4, np.float32)}, reference(x=x)) != ()
+    assert guard_for(reference(x=x)).unusual({"x": x[:5]}) == ()
+    assert guard_for(reference(x=x)).unusual({"x": np.full((1, 1, 50, 50), 1e4, np.float32)}) != ()
 
 
 def test_token_ids_and_missing_references_say_nothing() -> None:
     tokens = np.random.default_rng(0).integers(0, 99, (20, 6))
     of = reference(ids=tokens)
     assert of.inputs == ()
-    assert unusual({"ids": tokens + 10**6}, of) == unusual({"ids": tokens}, None) == ()
+    assert guard_for(of).unusual({"ids": tokens + 10**6}) == guard_for(None).unusual({"ids": tokens}) == ()

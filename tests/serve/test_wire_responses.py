@@ -15,8 +15,8 @@ from pastille.wire import (
     WireError,
     decode_response,
     encode_response,
-    error_body,
     error_of,
+    write_json,
 )
 
 
@@ -104,6 +104,5 @@ def test_an_answer_of_something_else_is_refused(body: bytes) -> None:
 
 def test_errors_are_one_key() -> None:
     message = 'no "model"\nhere'
-    assert json.loads(error_body(message)) == {"error": message}
-    assert error_of(error_body(message)) == 'no "model" here'
+    assert error_of(write_json({"error": message})) == 'no "model" here'
     assert error_of(b"\xff") == error_of(b'{"error": 3}') == "an answer that is not of this protocol"

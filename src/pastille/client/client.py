@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
-from pastille.client import flows
+import pastille.client.flows as flows
 from pastille.client.flows import Standing
 from pastille.client.http import async_http, failure, got_of, request_of, sync_http
 from pastille.client.payload import Given

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from pastille.client.steps import Asked, Got, Unreached
 from pastille.errors import UsageError
+from pastille.wire import is_loopback
 
 if TYPE_CHECKING:
     import httpx2
@@ -49,7 +49,7 @@ def options(url: str, token: str | None, timeout_s: float) -> dict[str, Any]:
         "timeout": timeout_s,
         # A proxy that the environment names would read images and tokens in plain HTTP; TLS goes through it
         # unread. Between this machine and itself there is none.
-        "trust_env": where.scheme == "https" and not _is_local(where.hostname or ""),
+        "trust_env": where.scheme == "https" and not is_loopback(where.hostname or ""),
     }
 
 
@@ -64,15 +64,6 @@ def _address(url: str) -> SplitResult:
     if not host or found.scheme not in ("http", "https"):
         raise UsageError(f"a server's address must be like http://127.0.0.1:8080, got {url!r}")
     return found
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def request_of(http: httpx2.Client | httpx2.AsyncClient, asked: Asked) -> httpx2.Request:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, Literal
 
 from pastille.errors import UsageError
 from pastille.serve.errors import Refused
 from pastille.serve.settings import Settings, Token
+from pastille.wire import is_loopback
 
 Scope = Literal["infer", "monitor", "feedback", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = ("infer", "monitor", "feedback", "admin")
@@ -112,22 +111,6 @@ def _host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
-
-
-@lru_cache(maxsize=64)
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it.
-
-    Example:
-        >>> [is_loopback(h) for h in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.org")]
-        [True, True, True, False, False]
-    """
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_exposure(settings: Settings) -> str:

@@ -74,11 +74,6 @@ def _names(preprocessing: Preprocessing | None) -> tuple[str, ...]:
     return ()
 
 
-def unusual(inputs: Mapping[str, np.ndarray], reference: Reference | None) -> tuple[str, ...]:
-    """As `Guard.unusual`, where only one request is asked about."""
-    return guard_for(reference).unusual(inputs)
-
-
 def _bounds(of: InputReference, names: tuple[str, ...]) -> Bounds:
     return Bounds(
         name=of.name,

@@ -99,7 +99,7 @@ def raw_refusal(status: int, message: str, *, retry_after_s: int | None = None, 
         >>> raw_refusal(408, "too slow").split()[:3]
         [b'HTTP/1.1', b'408', b'Request']
     """
-    body = json.dumps({"error": message}).encode()
+    body = bytes(as_json({"error": message}).body)
     again = b"retry-after: %d\r\n" % retry_after_s if retry_after_s is not None else b""
     end = b"connection: close\r\n" if close else b""
     return (b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s%s\r\n%s") % (

@@ -5,7 +5,7 @@ Pure functions: statuses, manifests and replies in; what becomes JSON out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -211,8 +211,3 @@ def infer_answer(reply: Reply, request: InferRequest, manifest: Manifest) -> Enc
         request_id=request.id,
         parameters=answer_parameters(reply, manifest),
     )
-
-
-def json_body(value: Mapping[str, Any] | Sequence[Any]) -> bytes:
-    """What one of these becomes on the wire."""
-    return write_json(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pastille.wire.addresses import is_loopback
 from pastille.wire.compression import compress, inflate
 from pastille.wire.datatypes import datatype_of, dtype_of
 from pastille.wire.errors import WireCause, WireError
@@ -16,7 +17,7 @@ from pastille.wire.messages import (
 )
 from pastille.wire.requests import decode_request, encode_request, read_json_length
 from pastille.wire.responses import decode_response, encode_response, error_of
-from pastille.wire.strict_json import error_body, read_json, read_object, write_json
+from pastille.wire.strict_json import read_json, read_object, write_json
 
 __all__ = [
     "JSON_LENGTH",
@@ -35,9 +36,9 @@ __all__ = [
     "dtype_of",
     "encode_request",
     "encode_response",
-    "error_body",
     "error_of",
     "inflate",
+    "is_loopback",
     "read_json",
     "read_json_length",
     "read_object",

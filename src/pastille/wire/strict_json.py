@@ -101,13 +101,3 @@ def write_json(value: object) -> bytes:
         b'{"a":[1,2.5]}'
     """
     return _ENCODER.encode(value).encode()
-
-
-def error_body(message: str) -> bytes:
-    """What every error looks like.
-
-    Example:
-        >>> error_body("no such model")
-        b'{"error":"no such model"}'
-    """
-    return write_json({"error": message})
